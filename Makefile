@@ -1,0 +1,43 @@
+# make demo: super-resolve a real photograph.   make test: lint and the whole suite.
+# Both set up .venv first, once. Another Python: make demo PYTHON=python3.11
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+# An installed torch decides the build: give e.g. TORCH="torch==2.14.1 torchvision==0.29.1".
+TORCH ?= torch>=2.6 torchvision
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format setup clean
+
+setup: $(READY)
+
+# basicsr is built from source and wants torch, cython and numpy in place; with build isolation
+# pip would fetch a second torch for that.
+$(READY): setup.py
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.10, 3.11 or 3.12 found; set PYTHON=...'; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(foreach package,$(TORCH),'$(package)')
+	$(BIN)/pip install --quiet setuptools wheel cython numpy
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m defsr.tools.demo_data
+	$(BIN)/python defsr/test.py -opt options/test_DEF_demo.yml
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest -q --durations=10
+
+clean:
+	rm -rf $(VENV) build *.egg-info

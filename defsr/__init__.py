@@ -1,0 +1,12 @@
+"""DEF, the Detail-Enhancing Framework for reference-based super-resolution, as a BasicSR plugin.
+
+Importing the package registers its archs, data sets, losses and models with BasicSR.
+"""
+
+from defsr import compat
+
+compat.apply()  # before the first import of BasicSR
+
+from defsr import archs, data, losses, models  # noqa: E402, F401
+
+__version__ = '0.1.0'

@@ -1,0 +1,5 @@
+"""Imports every ``*_arch.py`` here, so that what they define registers with BasicSR."""
+
+from defsr.utils.registration import import_modules
+
+import_modules(__name__, suffix='_arch')

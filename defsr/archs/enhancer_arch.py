@@ -1,0 +1,298 @@
+"""Enhancers: low-resolution image in, detail-enhanced input I_DE of DEF out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
+
+from defsr.diffusion.operators import BicubicDownsample
+from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
+from defsr.diffusion.sampler import check_sampling, ddnm_sample
+from defsr.diffusion.schedule import NoiseSchedule
+from defsr.ops.resize import upsample_bicubic
+from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
+from defsr.utils.paths import find_pretrained
+
+BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
+CONTAINERS = ('params_ema', 'ema', 'params')
+SAMPLING_SCHEDULE = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
+TRAINING_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}
+DIFFUSION = {
+    'num_steps': 100,
+    'eta': 0.85,
+    'sigma_y': 0.0,
+    'travel': (1, 1),
+    'schedule': SAMPLING_SCHEDULE,
+    'denoiser_schedule': TRAINING_SCHEDULE,
+    'seed': 0,
+}
+
+
+class Enhancer(nn.Module):
+    """What all enhancers share: the degradation they invert.
+
+    Args:
+        scale: upsampling factor, >= 2.
+        degradation: ``matlab`` or ``pil``, how the LR images were made.
+
+    Attributes:
+        operator: the degradation as an object.
+        costly: True if one image takes so long that training should read a cache.
+    """
+
+    costly = False
+
+    def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
+        super().__init__()
+        self.scale = check_at_least('network_e:scale', scale, 2)
+        self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
+        self.operator = BicubicDownsample(scale, BORDERS[degradation])
+
+    @torch.no_grad()
+    def residual(self, de: Tensor, lq: Tensor) -> dict[str, float]:
+        """How far an enhanced image is from degrading to ``lq``: max |A(de) - lq|.
+
+        Args:
+            de: (N,3,scale*h,scale*w) RGB, [0, 1] or beyond (as ``enhance`` returns it).
+            lq: (N,3,h,w) RGB in [0, 1].
+
+        Returns:
+            ``unclamped`` for ``de`` as it is, ``clamped`` to [0, 1], and ``rounded`` to 8 bit.
+        """
+        forms = {
+            'unclamped': de,
+            'clamped': de.clamp(0, 1),
+            'rounded': _to_levels(de) / 255,
+        }
+        return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
+
+
+@ARCH_REGISTRY.register()
+class BicubicEnhancer(Enhancer):
+    """Bicubic stand-in for the diffusion enhancer (row "Base" of DEF Table 2).
+
+    Args:
+        scale (int): upsampling factor, >= 2. Default: 4.
+    """
+
+    def __init__(self, scale: int = 4) -> None:
+        super().__init__(scale, 'matlab')
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """(N,3,h,w) RGB in [0,1] -> (N,3,scale*h,scale*w), clamped. ValueError if not."""
+        return upsample_bicubic(check_image('lq', lq), self.scale).clamp(0, 1)
+
+
+@ARCH_REGISTRY.register()
+class DDNMEnhancer(Enhancer):
+    """Detail enhancement by DDNM with a pre-trained denoiser (DEF Eq. 8-9). Frozen, eval mode.
+
+    An image smaller than what the denoiser takes, or of another shape, is padded by reflection,
+    sampled in one piece, cropped and projected again. The noise of a sample follows from
+    ``seed`` and the image alone, so batches, order and repeats do not change a result.
+
+    Args:
+        denoiser (dict): an arch block, ``type`` and its arguments, as ``{type: ADMUNet, ...}``.
+        scale (int): upsampling factor, >= 2. Default: 4.
+        diffusion (dict | None): sampling options; what is missing keeps its default.
+            num_steps: reverse steps, 1..num_train_steps. Default: 100.
+            eta: share of fresh noise in DDNM's convention, 0..1. Default: 0.85.
+            sigma_y: noise std of lq on the [0,1] scale; above 0, DDNM+. Default: 0.
+            travel: [length, repeats] of time travel, both >= 1. Default: [1, 1], none.
+            schedule: beta_start, beta_end, num_train_steps to sample with. Default: 1e-6,
+                1e-2, 1000, as in DEF.
+            denoiser_schedule: the same of the denoiser's training. Default: 1e-4, 2e-2, 1000.
+            seed: of the noise, >= 0. Default: 0.
+        degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
+
+    Raises:
+        ValueError: for unknown or missing options and for values out of range.
+    """
+
+    costly = True
+
+    def __init__(
+        self,
+        denoiser: Mapping[str, object],
+        scale: int = 4,
+        diffusion: Mapping[str, object] | None = None,
+        degradation: Literal['matlab', 'pil'] = 'matlab',
+    ) -> None:
+        super().__init__(scale, degradation)
+        given = dict(diffusion or {})
+        check_keys('network_e:diffusion', given, DIFFUSION)
+        opt = DIFFUSION | given
+        self.schedule = _build_schedule('schedule', opt['schedule'], SAMPLING_SCHEDULE)
+        trained = _build_schedule('denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE)
+        self.num_steps, self.eta, self.sigma_y = opt['num_steps'], opt['eta'], opt['sigma_y']
+        self.travel = tuple(opt['travel']) if isinstance(opt['travel'], list) else opt['travel']
+        self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
+        check_sampling(
+            self.num_steps, self.eta, self.sigma_y, self.travel, self.schedule.num_train_steps
+        )
+        self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
+        timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
+        self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> DDNMEnhancer:
+        """Stay in eval mode, whatever the model around it does."""
+        return super().train(False)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """(N,3,h,w) RGB in [0,1] -> I_DE (N,3,scale*h,scale*w), clamped to [0,1]."""
+        return self.enhance(lq).clamp(0, 1)
+
+    @torch.no_grad()
+    def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """As ``forward`` without the clamp: for sigma_y = 0, ``operator.A`` of it is ``lq``.
+
+        Args:
+            lq: (N,3,h,w) RGB in [0, 1], any size.
+            progress: called as ``progress(step, num_steps)`` after each denoiser call.
+
+        Returns:
+            (N,3,scale*h,scale*w), about [0, 1].
+
+        Raises:
+            ValueError: if ``lq`` is no such image.
+        """
+        check_image('lq', lq)
+        height, width = lq.shape[-2:]
+        stride = getattr(self.denoiser, 'stride', 1)
+        padded = pad_reflect(lq, stride // math.gcd(stride, self.scale))
+        x0_hat = ddnm_sample(
+            self._predict_noise,
+            to_signed(padded),
+            self.operator,
+            self.schedule,
+            num_steps=self.num_steps,
+            eta=self.eta,
+            sigma_y=sigma_to_signed(self.sigma_y),
+            travel=self.travel,
+            generator=[content_generator(self.seed, each) for each in lq],
+            progress=progress,
+        )
+        de = from_signed(x0_hat[..., : self.scale * height, : self.scale * width])
+        # The crop cut into what A sees near the border: close the data consistency again.
+        return self.operator.project(de, lq) if self.sigma_y == 0 else de
+
+    def load_denoiser(self, path: str | Path, param_key: str | None = None) -> None:
+        """Load the *denoiser's* weights, strictly.
+
+        Args:
+            path: weight file, or its name in ``experiments/pretrained_models``.
+            param_key: key of the state dict in the file. None: ``params_ema``, ``ema`` or
+                ``params``, the first that is there, else the file is a bare state dict.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it holds no state dict, or that of another architecture.
+        """
+        state = _read_state_dict(find_pretrained(path), param_key)
+        _check_same_layout(path, state, self.denoiser.state_dict())
+        self.denoiser.load_state_dict(state)
+
+    def _predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Ask the denoiser in its own timesteps and dtype."""
+        dtype = next((p.dtype for p in self.denoiser.parameters()), x_t.dtype)
+        return self.denoiser(x_t.to(dtype), self.denoiser_timesteps[t.long()]).to(x_t.dtype)
+
+
+def pad_reflect(x: Tensor, multiple: int) -> Tensor:
+    """Pad bottom and right by reflection (edge not repeated) up to a multiple.
+
+    The reflection goes back and forth where the pad is larger than the image.
+
+    Args:
+        x: (..., H, W).
+        multiple: both sides of the result are multiples of it, >= 1.
+    """
+    for dim in (-2, -1):
+        length = x.shape[dim]
+        target = math.ceil(length / multiple) * multiple
+        period = max(2 * (length - 1), 1)
+        index = torch.arange(target, device=x.device) % period
+        x = x.index_select(dim, torch.where(index < length, index, period - index))
+    return x
+
+
+def content_generator(seed: int, image: Tensor) -> torch.Generator:
+    """A generator that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
+    levels = _to_levels(image).to('cpu', torch.uint8).contiguous()
+    key = f'{seed}:{tuple(levels.shape)}:'.encode() + levels.numpy().tobytes()
+    digest = hashlib.sha256(key).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
+
+
+def _to_levels(image: Tensor) -> Tensor:
+    return (image.clamp(0, 1) * 255).round()
+
+
+def _build_schedule(
+    name: str, opt: Mapping[str, float], defaults: Mapping[str, float]
+) -> NoiseSchedule:
+    if not isinstance(opt, Mapping):
+        raise ValueError(f'network_e:diffusion:{name} is {opt!r}; expected {dict(defaults)}.')
+    check_keys(f'network_e:diffusion:{name}', opt, defaults)
+    return NoiseSchedule.linear(**(defaults | dict(opt)))
+
+
+def _build_denoiser(block: Mapping[str, object]) -> nn.Module:
+    if not isinstance(block, Mapping) or 'type' not in block:
+        raise ValueError('network_e:denoiser has no `type`; name an arch, such as ADMUNet.')
+    opt = dict(deepcopy(block))
+    name = opt.pop('type')
+    check_choice('network_e:denoiser:type', name, [known for known, _ in ARCH_REGISTRY])
+    return ARCH_REGISTRY.get(name)(**opt)
+
+
+def _read_state_dict(path: Path, param_key: str | None) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'{path} is no file of plain weights: {reason}') from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f'{path} holds a {type(content).__name__}, expected a state dict.')
+    found = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+    if param_key is not None:
+        if not isinstance(content.get(param_key), Mapping):
+            raise ValueError(f'{path} has no state dict `{param_key}`; it has {found or "none"}.')
+        content = content[param_key]
+    elif found:
+        content = content[found[0]]
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f'{path} holds no state dict; its keys are {sorted(content)[:5]}.')
+    return {key.removeprefix('module.'): value for key, value in content.items()}
+
+
+def _check_same_layout(
+    path: str | Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    both = [key for key in wanted if key in state]
+    wrong = {
+        'missing': [key for key in wanted if key not in state],
+        'unexpected': [key for key in state if key not in wanted],
+        'of another shape': [
+            f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
+            for key in both
+            if state[key].shape != wanted[key].shape
+        ],
+    }
+    parts = [f'{len(keys)} {what} ({", ".join(keys[:3])})' for what, keys in wrong.items() if keys]
+    if parts:
+        raise ValueError(
+            f'{path} is of another architecture than network_e:denoiser: {"; ".join(parts)}. '
+            'Change the options of the denoiser, or path:pretrain_network_e.'
+        )

@@ -1,0 +1,184 @@
+"""Texture transfer: DEF's deformable convolution (Eq. 13) and TTSR's gather and fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from defsr.ops.deform import TAPS, Backend, deform_conv_at
+from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
+from defsr.utils.checks import check_choice
+
+# Level name -> its size over that of the matched level relu3_1, fine to coarse.
+LEVEL_FACTORS = {'relu1_1': 4, 'relu2_1': 2, 'relu3_1': 1}
+VGG_CHANNELS = {'relu1_1': 64, 'relu2_1': 128, 'relu3_1': 256}
+
+
+@ARCH_REGISTRY.register()
+class DCNTransferArch(nn.Module):
+    """DEF's texture transfer: a modulated deformable convolution based at the match (Eq. 13).
+
+    At each level ``T(p) = c(p) * sum_j w_j F_ref(match(p) + p_j + dp_j) m_j``, where offsets and
+    masks come from convolutions over the warped reference feature and ``F_de``. At the start
+    offsets are 0, masks ``2 * sigmoid(0) = 1`` and the kernel is the identity at its centre, so
+    that the first output is a plain gather times the confidence.
+
+    Args:
+        num_ch (dict): level -> channels of the texture features, fine to coarse.
+        num_offset_feat (int | None): width of the offset branch. Default: the level's channels.
+        num_group (int): deformable groups, a divisor of every level's channels. Default: 8.
+        use_confidence (bool): multiply by c(p), as Eq. 13 does. Default: True.
+        backend (str): auto | torchvision | grid_sample, see ``deform_conv_at``. Default: auto.
+
+    Raises:
+        ValueError: unknown level or backend, or channels that ``num_group`` does not divide.
+    """
+
+    def __init__(
+        self,
+        num_ch: Mapping[str, int] | None = None,
+        num_offset_feat: int | None = None,
+        num_group: int = 8,
+        use_confidence: bool = True,
+        backend: Backend = 'auto',
+    ) -> None:
+        super().__init__()
+        self.num_ch = dict(num_ch or VGG_CHANNELS)
+        self.use_confidence = use_confidence
+        self.backend = check_choice('backend', backend, ('auto', 'torchvision', 'grid_sample'))
+        self.num_group = num_group
+        self.offset = nn.ModuleDict()
+        self.weight = nn.ParameterDict()
+        self.bias = nn.ParameterDict()
+        for level, channels in self.num_ch.items():
+            check_choice('num_ch level', level, LEVEL_FACTORS)
+            if channels % num_group:
+                raise ValueError(
+                    f'transfer:num_group is {num_group}, but must divide the {channels} channels '
+                    f'of {level}.'
+                )
+            self.offset[level] = _offset_branch(channels, num_offset_feat or channels, num_group)
+            weight = torch.zeros(channels, channels, 3, 3)
+            self.weight[level] = nn.Parameter(nn.init.dirac_(weight))
+            self.bias[level] = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self,
+        feat_de: Mapping[str, Tensor],
+        feat_ref: Mapping[str, Tensor],
+        index: Tensor,
+        confidence: Tensor,
+        key_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Transfer the matched textures at every level.
+
+        Args:
+            feat_de: level -> (N, C, f*h, f*w) features of the enhanced input.
+            feat_ref: level -> (N, C, f*h', f*w') features of the untouched reference.
+            index: (N, h, w) int64 into h' * w'.
+            confidence: (N, h, w).
+            key_size: (h', w').
+
+        Returns:
+            level -> (N, C, f*h, f*w).
+        """
+        out = {}
+        for level in self.num_ch:
+            factor = LEVEL_FACTORS[level]
+            base_yx = match_positions(index, key_size, factor)
+            feat = feat_ref[level]
+            warped = gather_positions(feat, base_yx)
+            branch = self.offset[level](torch.cat((warped, feat_de[level]), dim=1))
+            offset_yx, mask = branch.tensor_split([2 * len(TAPS) * self.num_group], dim=1)
+            texture = deform_conv_at(
+                feat,
+                base_yx,
+                offset_yx,
+                2 * torch.sigmoid(mask),
+                self.weight[level],
+                self.bias[level],
+                self.backend,
+            )
+            if self.use_confidence:
+                texture = texture * upsample_nearest(confidence.unsqueeze(1), factor)
+            out[level] = texture
+        return out
+
+
+def _offset_branch(channels: int, num_feat: int, num_group: int) -> nn.Sequential:
+    last = nn.Conv2d(num_feat, len(TAPS) * 3 * num_group, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Conv2d(2 * channels, num_feat, 3, padding=1),
+        nn.LeakyReLU(0.1, inplace=True),
+        nn.Conv2d(num_feat, num_feat, 3, padding=1),
+        nn.LeakyReLU(0.1, inplace=True),
+        last,
+    )
+
+
+@ARCH_REGISTRY.register()
+class HardTransferArch(nn.Module):
+    """TTSR's texture transfer: gather whole matched patches, add up their overlaps.
+
+    A position receives one value from each 3x3-cell patch that covers it, nine inside the map,
+    and their average is returned. Has no parameters.
+
+    Args:
+        num_ch (dict): level -> channels of the texture features, fine to coarse.
+        overlap (str): ``count`` divides by the number of patches that cover a position, so that
+            a constant stays constant; ``nine`` divides by 9 everywhere, as TTSR's published code
+            does, which darkens the outermost cells. Default: count.
+    """
+
+    def __init__(
+        self,
+        num_ch: Mapping[str, int] | None = None,
+        overlap: Literal['count', 'nine'] = 'count',
+    ) -> None:
+        super().__init__()
+        self.num_ch = dict(num_ch or VGG_CHANNELS)
+        for level in self.num_ch:
+            check_choice('num_ch level', level, LEVEL_FACTORS)
+        self.overlap = check_choice('transfer:overlap', overlap, ('count', 'nine'))
+
+    def forward(
+        self,
+        feat_de: Mapping[str, Tensor],
+        feat_ref: Mapping[str, Tensor],
+        index: Tensor,
+        confidence: Tensor,
+        key_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
+        return {
+            level: self._fold(feat_ref[level], index, key_size, LEVEL_FACTORS[level])
+            for level in self.num_ch
+        }
+
+    def _fold(self, feat: Tensor, index: Tensor, key_size: tuple[int, int], factor: int) -> Tensor:
+        """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory."""
+        position_yx = match_positions(index, key_size, factor)
+        num, _, height, width = position_yx.shape
+        total = feat.new_zeros((num, feat.shape[1], height, width))
+        count = feat.new_zeros((1, 1, height, width))
+        for dy, dx in TAPS:
+            rows, source_rows = _shifted(height, dy * factor)
+            columns, source_columns = _shifted(width, dx * factor)
+            shift = position_yx.new_tensor([dy, dx]).view(1, 2, 1, 1) * factor
+            neighbour = position_yx[:, :, source_rows, source_columns] + shift
+            total[:, :, rows, columns] += gather_positions(feat, neighbour)
+            count[:, :, rows, columns] += 1
+        return total / (count if self.overlap == 'count' else len(TAPS))
+
+
+def _shifted(length: int, shift: int) -> tuple[slice, slice]:
+    """Slices (to, from) such that x[to] = y[from] moves y by ``shift`` without wrapping."""
+    return slice(max(0, shift), length + min(0, shift)), slice(
+        max(0, -shift), length - max(0, shift)
+    )

@@ -1,0 +1,193 @@
+"""TTSR's main network: cross-scale feature integration (CSFI) of textures at three levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from defsr.archs.transfer_arch import VGG_CHANNELS
+
+
+@ARCH_REGISTRY.register()
+class TTSRAggregator(nn.Module):
+    """Merges textures into the features of the LR image, coarse to fine (TTSR; DEF Eq. 7).
+
+    Args:
+        num_in_ch (int): channels of the LR image. Default: 3.
+        num_out_ch (int): channels of the result. Default: 3.
+        num_feat (int): width. Default: 64.
+        num_block (list): residual blocks of the shallow extractor and of the stages at 1/4, 1/2
+            and 1/1 of the HR size. Default: [16, 16, 8, 4], TTSR's.
+        res_scale (float): factor on each residual branch. Default: 1.
+        num_ch (dict): level -> channels of the textures.
+        use_feat_de (bool): DEF: the features of the enhanced input go in beside the textures, so
+            that generated detail remains where the reference has no match. Default: False, TTSR.
+        use_soft_attention (bool): TTSR: multiply the merged textures by the confidence, carried
+            to finer levels by bicubic interpolation. Default: True.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_block: Sequence[int] = (16, 16, 8, 4),
+        res_scale: float = 1.0,
+        num_ch: Mapping[str, int] | None = None,
+        use_feat_de: bool = False,
+        use_soft_attention: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(num_block) != 4:
+            raise ValueError(f'num_block is {list(num_block)}, expected four numbers of blocks.')
+        num_ch = dict(num_ch or VGG_CHANNELS)
+        self.use_feat_de = use_feat_de
+        self.use_soft_attention = use_soft_attention
+        texture_ch = {level: ch * (1 + use_feat_de) for level, ch in num_ch.items()}
+
+        def blocks(number: int) -> nn.Sequential:
+            return make_layer(ResidualBlockNoBN, number, num_feat=num_feat, res_scale=res_scale)
+
+        self.shallow_head = _conv3(num_in_ch, num_feat)
+        self.shallow_body = nn.Sequential(blocks(num_block[0]), _conv3(num_feat, num_feat))
+        self.merge_quarter = _conv3(num_feat + texture_ch['relu3_1'], num_feat)
+        self.merge_half = _conv3(num_feat + texture_ch['relu2_1'], num_feat)
+        self.merge_full = _conv3(num_feat + texture_ch['relu1_1'], num_feat)
+        self.up_half, self.up_full = _upsampler(num_feat), _upsampler(num_feat)
+        self.exchange_half = CrossScaleExchange(num_feat, num_scale=2)
+        self.exchange_full = CrossScaleExchange(num_feat, num_scale=3)
+
+        def stage(number: int) -> nn.Sequential:
+            return nn.Sequential(blocks(number), _conv3(num_feat, num_feat))
+
+        self.body_quarter = stage(num_block[1])
+        self.body_half = nn.ModuleList(stage(num_block[2]) for _ in range(2))
+        self.body_full = nn.ModuleList(stage(num_block[3]) for _ in range(3))
+        self.tail_up = nn.ModuleList(nn.Conv2d(num_feat, num_feat, 1) for _ in range(2))
+        self.tail_merge = _conv3(3 * num_feat, num_feat)
+        self.tail = nn.Sequential(
+            _conv3(num_feat, num_feat // 2), nn.Conv2d(num_feat // 2, num_out_ch, 1)
+        )
+
+    def forward(
+        self,
+        lq: Tensor,
+        texture: Mapping[str, Tensor],
+        confidence: Tensor,
+        feat_de: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Merge the textures.
+
+        Args:
+            lq: (N, 3, h, w) RGB in [0, 1].
+            texture: level -> (N, C, f*h, f*w), transferred textures.
+            confidence: (N, h, w).
+            feat_de: level -> (N, C, f*h, f*w); needed if ``use_feat_de``.
+
+        Returns:
+            (N, num_out_ch, 4h, 4w), not clamped (TTSR clamps here, which stops gradients).
+        """
+        side = feat_de if self.use_feat_de else None
+        gate = confidence.unsqueeze(1)
+
+        quarter = F.relu(self.shallow_head(lq * 2 - 1))
+        quarter = quarter + self.shallow_body(quarter)
+        quarter = self._merge(self.merge_quarter, quarter, 'relu3_1', texture, side, gate)
+        quarter = quarter + self.body_quarter(quarter)
+
+        half = F.relu(self.up_half(quarter))
+        half = self._merge(self.merge_half, half, 'relu2_1', texture, side, gate)
+        mixed = self.exchange_half([quarter, half])
+        quarter, half = (
+            x + body(m) for x, body, m in zip((quarter, half), self.body_half, mixed, strict=True)
+        )
+
+        full = F.relu(self.up_full(half))
+        full = self._merge(self.merge_full, full, 'relu1_1', texture, side, gate)
+        scales = (quarter, half, full)
+        mixed = self.exchange_full(scales)
+        quarter, half, full = (
+            x + body(m) for x, body, m in zip(scales, self.body_full, mixed, strict=True)
+        )
+
+        quarter = F.relu(self.tail_up[0](_upsample(quarter, 4)))
+        half = F.relu(self.tail_up[1](_upsample(half, 2)))
+        return self.tail(F.relu(self.tail_merge(torch.cat((full, quarter, half), dim=1))))
+
+    def _merge(
+        self,
+        conv: nn.Conv2d,
+        x: Tensor,
+        level: str,
+        texture: Mapping[str, Tensor],
+        side: Mapping[str, Tensor] | None,
+        gate: Tensor,
+    ) -> Tensor:
+        parts = [x, texture[level]] if side is None else [x, texture[level], side[level]]
+        merged = conv(torch.cat(parts, dim=1))
+        if self.use_soft_attention:
+            merged = merged * _upsample(gate, x.shape[-1] // gate.shape[-1])
+        return x + merged
+
+
+class CrossScaleExchange(nn.Module):
+    """TTSR's CSFI: every scale receives every other, resampled, and merges them.
+
+    Args:
+        num_feat (int): width of each scale.
+        num_scale (int): number of scales, each twice the size of the one before.
+    """
+
+    def __init__(self, num_feat: int, num_scale: int) -> None:
+        super().__init__()
+        self.num_scale = num_scale
+        self.path = nn.ModuleDict()
+        for source in range(num_scale):
+            for target in range(num_scale):
+                if source != target:
+                    self.path[f'{source}_{target}'] = _exchange_path(num_feat, source, target)
+        self.merge = nn.ModuleList(_conv3(num_scale * num_feat, num_feat) for _ in range(num_scale))
+
+    def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
+        """[(N,C,h,w), (N,C,2h,2w), ...] coarse to fine -> the same shapes."""
+        out = []
+        for target in range(self.num_scale):
+            parts = [scales[target]]
+            for source in range(self.num_scale):
+                if source != target:
+                    x = scales[source]
+                    if source < target:
+                        x = _upsample(x, 2 ** (target - source))
+                    parts.append(self.path[f'{source}_{target}'](x))
+            out.append(F.relu(self.merge[target](torch.cat(parts, dim=1))))
+        return out
+
+
+def _exchange_path(num_feat: int, source: int, target: int) -> nn.Sequential:
+    """1x1 convolution after upsampling, or one stride-2 convolution per halving."""
+    if source < target:
+        return nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.ReLU())
+    layers = []
+    for _ in range(source - target):
+        layers += [nn.Conv2d(num_feat, num_feat, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
+    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
+
+
+def _upsampler(num_feat: int) -> nn.Sequential:
+    return nn.Sequential(_conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2))
+
+
+def _upsample(x: Tensor, factor: int) -> Tensor:
+    """torch's bicubic (a = -0.75), as in TTSR."""
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=float(factor), mode='bicubic', align_corners=False)

@@ -1,0 +1,205 @@
+"""A frozen VGG cut at the last layer that is asked for, with the normalisation its weights need."""
+
+from __future__ import annotations
+
+import http.client
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torchvision
+from basicsr.archs.vgg_arch import NAMES
+from torch import Tensor, nn
+
+from defsr.utils.checks import check_choice, check_image
+from defsr.utils.paths import find_pretrained
+
+VGG_TYPES = ('vgg16', 'vgg19')
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_WIDTHS = {'1': 64, '2': 128, '3': 256, '4': 512, '5': 512}
+_NORMALISATION = ('mean', 'std')
+
+
+class VGGTrunk(nn.Module):
+    """VGG features by layer name, for texture matching and perceptual losses.
+
+    Always frozen: no parameter asks for a gradient, and ``train()`` leaves it in eval mode.
+    Gradients do flow to the image. The parameters are named ``conv1_1.weight`` and so on; a state
+    dict that goes deeper than the cut may be loaded, what lies behind the cut is dropped.
+
+    Args:
+        layers (Sequence[str]): what ``forward`` returns, in BasicSR's names: ``conv1_1``,
+            ``relu1_1``, ``pool1``, ... A ``conv`` layer is the value before its ReLU.
+        vgg_type (str): ``vgg16`` or ``vgg19``. Default: ``vgg19``.
+        weights (str): ``torchvision``: ImageNet weights, downloaded once by torchvision. A path,
+            or a name in ``experiments/pretrained_models``: a trunk written by
+            ``defsr.tools.convert_vgg``, or torchvision's VGG state dict
+            (``vgg19-dcbb9e9d.pth``). ``none``: untrained, always the same random numbers.
+            Default: ``torchvision``.
+
+    Raises:
+        ValueError: for an unknown layer or type, and for a file of another type, without a layer
+            that is asked for, or that is no VGG at all.
+        FileNotFoundError: if the file is not there.
+        OSError: if torchvision's weights cannot be had.
+    """
+
+    def __init__(
+        self, layers: Sequence[str], vgg_type: str = 'vgg19', weights: str = 'torchvision'
+    ) -> None:
+        super().__init__()
+        names = NAMES[check_choice('vgg_type', vgg_type, VGG_TYPES)]
+        if isinstance(layers, str) or not layers:
+            raise ValueError(f'layers is {layers!r}, but must be a list such as [relu1_1].')
+        for layer in layers:
+            check_choice(f'a layer of {vgg_type}', layer, names)
+        self.vgg_type = vgg_type
+        self.layers = tuple(sorted(set(layers), key=names.index))
+        names = names[: names.index(self.layers[-1]) + 1]
+        self.num_feat = {layer: _num_feat(layer) for layer in self.layers}
+        self.min_size = 2 ** sum(name.startswith('pool') for name in names)
+
+        for name, module in _build_layers(names, keep=self.layers).items():
+            self.add_module(name, module)
+        self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.register_load_state_dict_pre_hook(_drop_deeper_layers)
+        if weights == 'none':
+            _init_untrained(self)
+        elif weights == 'torchvision':
+            self.load_state_dict(_download(vgg_type))
+        else:
+            self.load_state_dict(_read_trunk(weights, vgg_type, needed=self.state_dict()))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> VGGTrunk:
+        """Stay in eval mode, whatever ``mode`` says."""
+        return super().train(False)
+
+    def forward(self, img: Tensor) -> dict[str, Tensor]:
+        """(N,3,H,W) RGB in [0,1] -> the features of each layer, (N, num_feat, H/2^k, W/2^k).
+
+        k is the number of pools before the layer; odd sides are rounded down at each. Memory
+        format follows the image. ValueError for a side below ``min_size``.
+        """
+        check_image('img', img)
+        if min(img.shape[-2:]) < self.min_size:
+            height, width = img.shape[-2:]
+            raise ValueError(
+                f'img is {height}x{width} (HxW), but {self.layers[-1]} of {self.vgg_type} needs '
+                f'at least {self.min_size} pixels per side. Use larger images or earlier layers.'
+            )
+        x = (img - self.mean) / self.std
+        features = {}
+        for name, module in self.named_children():
+            x = module(x)
+            if name in self.layers:
+                features[name] = x
+        return features
+
+
+def convert_torchvision(state: Mapping[str, Tensor], vgg_type: str) -> dict[str, Tensor]:
+    """torchvision's ``features.N.weight`` -> ``conv1_1.weight``, with ImageNet's mean and std.
+
+    Raises:
+        ValueError: if the state dict is not that of ``vgg_type`` without batch normalisation.
+    """
+    found = {int(key.split('.')[1]) for key in state if key.startswith('features.')}
+    for other in VGG_TYPES:
+        convs = {i for i, name in enumerate(NAMES[other]) if name.startswith('conv')}
+        if found == convs and other != vgg_type:
+            raise ValueError(
+                f'The weights are a {other}, but vgg_type is {vgg_type}. Set `vgg_type: {other}`.'
+            )
+        if found == convs:
+            params = {
+                f'{NAMES[other][i]}.{kind}': state[f'features.{i}.{kind}'].float()
+                for i in sorted(convs)
+                for kind in ('weight', 'bias')
+            }
+            mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+            return {**params, 'mean': mean.view(1, 3, 1, 1), 'std': std.view(1, 3, 1, 1)}
+    raise ValueError(
+        f'The weights are no VGG trunk: expected a file of defsr.tools.convert_vgg or the state '
+        f'dict of torchvision.models.{vgg_type}, got keys like {list(state)[:3]}.'
+    )
+
+
+def _num_feat(layer: str) -> int:
+    return _WIDTHS[layer.removeprefix('conv').removeprefix('relu').removeprefix('pool')[0]]
+
+
+def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers in order; a ReLU works in place unless its input is among ``keep``."""
+    modules, num_in = {}, 3
+    for name in names:
+        if name.startswith('conv'):
+            num_out = _num_feat(name)
+            # not nn.Conv2d(...) itself: its default init would advance the global generator
+            modules[name] = nn.utils.skip_init(nn.Conv2d, num_in, num_out, 3, padding=1)
+            num_in = num_out
+        elif name.startswith('relu'):
+            modules[name] = nn.ReLU(inplace=name.replace('relu', 'conv') not in keep)
+        else:
+            modules[name] = nn.MaxPool2d(2)
+    return modules
+
+
+def _init_untrained(trunk: VGGTrunk) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for module in trunk.children():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity='relu', generator=generator)
+            nn.init.zeros_(module.bias)
+
+
+def _drop_deeper_layers(trunk: VGGTrunk, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    deeper = set(NAMES[trunk.vgg_type]) - set(dict(trunk.named_children()))
+    for key in [key for key in state if key.startswith(prefix)]:
+        if key.removeprefix(prefix).split('.')[0] in deeper:
+            del state[key]
+
+
+def _download(vgg_type: str) -> dict[str, Tensor]:
+    source = torchvision.models.get_model_weights(vgg_type).IMAGENET1K_V1
+    try:
+        state = source.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise OSError(
+            f'`weights: torchvision` needs {source.url}, which could not be fetched ({error}). '
+            f'Download it elsewhere and set `weights: <path>`, or use the trunk that comes with '
+            f'the repository: `weights: vgg16_trunk_hed.pth` with `vgg_type: vgg16`.'
+        ) from error
+    return convert_torchvision(state, vgg_type)
+
+
+def _read_trunk(path: str | Path, vgg_type: str, needed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A weight file -> what ``needed`` names, and perhaps more. Errors as in ``VGGTrunk``."""
+    file = find_pretrained(path)
+    try:
+        content = torch.load(file, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f'weights: {file} is no PyTorch file of plain tensors ({error}).'
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f'weights: {file} holds a {type(content).__name__}, not a state dict.')
+    if 'params' not in content:
+        return convert_torchvision(content, vgg_type)
+    if content.get('vgg_type') != vgg_type:
+        raise ValueError(
+            f'weights: {file} is a {content.get("vgg_type")}, but vgg_type is {vgg_type}. '
+            f'Set `vgg_type: {content.get("vgg_type")}` or use other weights.'
+        )
+    params = content['params']
+    missing = [key for key in needed if key not in params]
+    if missing:
+        asked = [key.split('.')[0] for key in missing]
+        raise ValueError(
+            f'weights: {file} ends at {content.get("layers")} and has no {", ".join(asked[::2])}. '
+            'Ask for earlier layers, or use weights that go deeper.'
+        )
+    return dict(params)

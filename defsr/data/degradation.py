@@ -1,0 +1,48 @@
+"""How a low-resolution input is made from a high-resolution image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from defsr.ops.resize import downsample_bicubic
+
+Degradation = Literal['matlab', 'pil']
+DEGRADATIONS = ('matlab', 'pil')
+
+
+def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
+    """(..., H, W) -> the top left part whose sides are multiples of ``scale``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale, : width - width % scale]
+
+
+def round_to_8_bit(image: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to multiples of 1/255, as a saved image would be."""
+    return image.clamp(0, 1).mul(255).round().div(255)
+
+
+def degrade(gt: Tensor, scale: int, degradation: Degradation = 'matlab') -> Tensor:
+    """(3, H, W) RGB in [0, 1] -> (3, H/scale, W/scale), clamped and rounded to 8 bit.
+
+    Args:
+        gt: the whole image, not a crop of it: the border is treated unlike the inside.
+        scale: divides both sides.
+        degradation: ``matlab``, MATLAB's bicubic (BasicSR's ``imresize``), or ``pil``, PIL's
+            (which rounds after each of its two passes).
+
+    Raises:
+        ValueError: if a side is no multiple of ``scale``.
+    """
+    if degradation == 'matlab':
+        return round_to_8_bit(downsample_bicubic(gt.unsqueeze(0), scale).squeeze(0))
+    height, width = gt.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f'gt is {height}x{width} (HxW), no multiple of scale={scale}.')
+    pixels = gt.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    small = Image.fromarray(pixels).resize((width // scale, height // scale), Image.BICUBIC)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div(255).contiguous()

@@ -1,0 +1,71 @@
+"""Which references go with which input, and what a result is called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from defsr.data.image_source import image_key
+from defsr.utils.paths import REPOSITORY
+
+MAX_STEM = 120
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One input and its references, as names relative to their data roots."""
+
+    gt: str
+    refs: tuple[str, ...]
+
+    @property
+    def result_stem(self) -> str:
+        """What a result of this pair is called, without extension.
+
+        ``<gt>`` if the reference has the input's name, ``<gt>__<ref>`` if not, several
+        references joined by ``+``. Longer than 120 characters: cut, with a hash of the whole.
+        """
+        gt, *refs = (Path(image_key(name)).name for name in (self.gt, *self.refs))
+        stem = gt if refs in ([], [gt]) else f'{gt}__{"+".join(refs)}'
+        if len(stem) <= MAX_STEM:
+            return stem
+        digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
+        return f'{stem[: MAX_STEM - 9]}-{digest}'
+
+
+def read_pair_list(path: str | Path) -> list[Pair]:
+    """Read a text file with lines ``gt ref1 [ref2 ...]``; blank lines and ``#`` lines are skipped.
+
+    A relative path is looked up from the current directory, then in the checkout that holds
+    this package.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has no pairs.
+    """
+    given = Path(path).expanduser()
+    files = [file for file in (given, REPOSITORY / given) if file.is_file()]
+    if not files:
+        raise FileNotFoundError(
+            f'pair_list is {path}, which does not exist. Tried: {given}, {REPOSITORY / given}.'
+        )
+    lines = (line.split() for line in files[0].read_text(encoding='utf-8').splitlines())
+    pairs = [Pair(words[0], tuple(words[1:])) for words in lines if words and words[0][0] != '#']
+    if not pairs:
+        raise ValueError(f'pair_list is {files[0]}, which has no lines `gt ref1 [ref2 ...]`.')
+    return pairs
+
+
+def check_result_names(block: str, pairs: Iterable[Pair]) -> None:
+    """Refuse two pairs whose results would overwrite each other (ValueError)."""
+    seen: dict[str, Pair] = {}
+    for pair in pairs:
+        other = seen.setdefault(pair.result_stem, pair)
+        if other is not pair:
+            raise ValueError(
+                f'{block}: `{other.gt} {" ".join(other.refs)}` and `{pair.gt} '
+                f'{" ".join(pair.refs)}` would both be saved as {pair.result_stem}. '
+                'Rename one, or put them into two data sets.'
+            )

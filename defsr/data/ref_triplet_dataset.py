@@ -1,0 +1,233 @@
+"""Low-resolution input, ground truth and references, for training and for the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import path as osp
+
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from defsr.data.augmentation import ItemDraw, crop, draw_item
+from defsr.data.degradation import crop_to_multiple, degrade
+from defsr.data.image_source import ImageSource
+from defsr.data.pair_list import Pair, check_result_names, read_pair_list
+from defsr.data.triplet_options import TripletOptions
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One pair with every image found: names in the sources, and the paths of the item."""
+
+    aligned: Mapping[str, str]  # of gt, lq and de
+    refs: tuple[str, ...]
+    ref_des: tuple[str, ...]
+    lq_path: str
+
+
+@DATASET_REGISTRY.register()
+class RefTripletDataset(Dataset):
+    """Input, ground truth and reference images for reference-based super-resolution.
+
+    An item has, as RGB float32 (3, H, W) tensors in [0, 1]:
+
+    - ``lq`` (3, h, w), and ``gt`` (3, scale*h, scale*w) unless ``dataroot_gt`` is absent;
+    - ``ref``, of any size in validation, (3, ref_size, ref_size) in training;
+    - ``de``, ``ref_de``: cached detail-enhanced images of lq's and ref's content, at the size of
+      gt and ref, if ``dataroot_de``, ``dataroot_ref_de`` are given;
+    - in validation with several references lists ``refs`` (and ``refs_de``), whose first is
+      ``ref``. They collate at batch 1. In training one of them is drawn for ``ref``.
+
+    and the strings ``lq_path``, ``gt_path``, ``ref_path``. ``lq_path`` carries the result's
+    name (``<gt>__<ref>``), since BasicSR names results by it. Cropping and augmentation happen
+    in training only. ``docs/datasets.md`` has every option.
+
+    Args:
+        opt: the data set's block of an option file; read only.
+
+    Raises:
+        ValueError: for options that are unknown or do not fit, empty folders, and results that
+            would overwrite each other.
+        FileNotFoundError: for folders and listed images that do not exist.
+    """
+
+    def __init__(self, opt: Mapping[str, object]) -> None:
+        self.opt = opt
+        self.options = options = TripletOptions.from_opt(opt)
+        self.sources = {
+            root: ImageSource(f'{options.block}:dataroot_{root}', folder, options.backend)
+            for root, folder in options.roots.items()
+        }
+        self.main = 'gt' if 'gt' in self.sources else 'lq'
+        pairs = self._list_pairs()
+        if not options.is_train:
+            check_result_names(options.block, pairs)
+        self.entries = [self._find(pair) for pair in pairs]
+        self._warn_of_leaks()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | list[Tensor] | str]:
+        entry = self.entries[index]
+        item = self._read_aligned(entry)
+        chosen = range(len(entry.refs))
+        draw = None
+        if self.options.is_train:
+            draw = draw_item(self.options.use_hflip, self.options.use_rot, self.options.ref_augment)
+            chosen = [draw.pick(entry.refs)]
+        refs = [self._read_ref(entry, i, item['lq']) for i in chosen]
+        if draw is not None:
+            item = self._crop_aligned(item, draw, entry)
+            refs = [self._crop_ref(ref, draw) for ref in refs]
+        item.update(refs[0])
+        if len(refs) > 1:
+            for key in refs[0]:
+                item[key.replace('ref', 'refs', 1)] = [ref[key] for ref in refs]
+        item = {key: _contiguous(value) for key, value in item.items()}
+        item['lq_path'] = entry.lq_path
+        if 'gt' in entry.aligned:
+            item['gt_path'] = self.sources['gt'].path(entry.aligned['gt'])
+        item['ref_path'] = self._ref_path(entry, chosen[0])
+        return item
+
+    def _list_pairs(self) -> list[Pair]:
+        """The pair list's lines, or every image with the reference of the same name."""
+        options = self.options
+        if options.pair_list is None:
+            names = self.sources[self.main].names()
+            return [Pair(name, (name,)) for name in names]
+        pairs = read_pair_list(options.pair_list)
+        for pair in pairs:
+            if options.ref_is_lq and pair.refs not in ((), (pair.gt,)):
+                raise ValueError(
+                    f'{options.block}:dataroot_ref is `lq`, but pair_list gives {pair.gt} the '
+                    f'references {pair.refs}. Name their folder, or use another list.'
+                )
+            if not options.ref_is_lq and not pair.refs:
+                raise ValueError(
+                    f'{options.block}:pair_list has no reference for {pair.gt}. '
+                    'Write `gt ref1 [ref2 ...]`, or set `dataroot_ref: lq`.'
+                )
+        return [Pair(pair.gt, pair.refs or (pair.gt,)) for pair in pairs]
+
+    def _find(self, pair: Pair) -> _Entry:
+        """Look up every image of a pair. Names not in a list match with any extension."""
+        from_list = self.options.pair_list is not None
+        aligned = {
+            root: self.sources[root].find(pair.gt, any_extension=root != self.main)
+            for root in ('gt', 'lq', 'de')
+            if root in self.sources
+        }
+        refs, ref_des = pair.refs, ()
+        if 'ref' in self.sources:
+            source = self.sources['ref']
+            refs = tuple(source.find(name, any_extension=not from_list) for name in refs)
+        if 'ref_de' in self.sources:
+            source = self.sources['ref_de']
+            ref_des = tuple(source.find(name, any_extension=True) for name in refs)
+        lq_file = self._lq_file(aligned)
+        extension = osp.splitext(lq_file)[1]
+        lq_path = osp.join(osp.dirname(lq_file), pair.result_stem + extension)
+        return _Entry(aligned, refs, ref_des, lq_path)
+
+    def _lq_file(self, aligned: Mapping[str, str]) -> str:
+        root = 'lq' if 'lq' in aligned else 'gt'
+        return self.sources[root].path(aligned[root])
+
+    def _ref_path(self, entry: _Entry, index: int) -> str:
+        if self.options.ref_is_lq:
+            return self._lq_file(entry.aligned)
+        return self.sources['ref'].path(entry.refs[index])
+
+    def _warn_of_leaks(self) -> None:
+        if self.main != 'gt' or self.options.ref_is_lq:
+            return
+        gt, ref = self.sources['gt'], self.sources['ref']
+        if osp.realpath(gt.root) != osp.realpath(ref.root):
+            return
+        leaks = [e.aligned['gt'] for e in self.entries if e.aligned['gt'] in e.refs]
+        if leaks:
+            get_root_logger().warning(
+                f'{self.options.block}: the reference of {leaks[0]} is its ground truth '
+                f'(so for {len(leaks)} of {len(self)} inputs). Give a pair_list or another '
+                'dataroot_ref, unless this is meant as an upper bound.'
+            )
+
+    def _read_aligned(self, entry: _Entry) -> dict[str, Tensor]:
+        """``lq``, ``gt``, ``de`` of one entry as whole images that fit each other."""
+        scale = self.options.scale
+        images = {root: self.sources[root].read(name) for root, name in entry.aligned.items()}
+        if 'lq' not in images:
+            images['gt'] = crop_to_multiple(images['gt'], scale)
+            if 0 in images['gt'].shape:
+                path = self.sources['gt'].path(entry.aligned['gt'])
+                raise ValueError(f'{path} has a side below scale={scale}. Remove it.')
+            images['lq'] = degrade(images['gt'], scale, self.options.degradation)
+        height, width = (scale * side for side in images['lq'].shape[-2:])
+        for root, play in (('gt', scale - 1), ('de', 0)):
+            if root in images:
+                path = self.sources[root].path(entry.aligned[root])
+                images[root] = _fit(images[root], height, width, play, f'{root} {path}')
+        return images
+
+    def _read_ref(self, entry: _Entry, index: int, lq: Tensor) -> dict[str, Tensor]:
+        """``ref`` and ``ref_de``; the reference loses what its cached image does not have."""
+        source = self.sources.get('ref')
+        ref = source.read(entry.refs[index]) if source else lq.clone()
+        if not entry.ref_des:
+            return {'ref': ref}
+        ref_de = self.sources['ref_de'].read(entry.ref_des[index])
+        height, width = ref_de.shape[-2:]
+        what = f'ref {self._ref_path(entry, index)} (for its ref_de)'
+        ref = _fit(ref, height, width, self.options.scale - 1, what)
+        return {'ref': ref, 'ref_de': ref_de}
+
+    def _crop_aligned(
+        self, images: Mapping[str, Tensor], draw: ItemDraw, entry: _Entry
+    ) -> dict[str, Tensor]:
+        """The same random part of ``lq``, ``gt`` and ``de``, cut on the grid of ``lq``."""
+        scale, size = self.options.scale, self.options.gt_size
+        height, width = images['lq'].shape[-2:]
+        if min(height, width) * scale < size:
+            raise ValueError(
+                f'{self.sources["gt"].path(entry.aligned["gt"])} is {height * scale}x'
+                f'{width * scale} (HxW, a multiple of scale), smaller than {self.options.block}:'
+                f'gt_size={size}. Remove it, or lower gt_size to at most '
+                f'{min(height, width) * scale}.'
+            )
+        top, left = draw.position.offset_yx(height, width, size // scale)
+        return {
+            name: draw.transform(crop(image, top * factor, left * factor, size * factor // scale))
+            for name, image in images.items()
+            for factor in [1 if name == 'lq' else scale]
+        }
+
+    def _crop_ref(self, images: Mapping[str, Tensor], draw: ItemDraw) -> dict[str, Tensor]:
+        """``ref`` and ``ref_de`` at ref_size: a random part, or mirrored at bottom and right."""
+        size = self.options.ref_size
+        top, left = draw.ref_position.offset_yx(*images['ref'].shape[-2:], size)
+        return {
+            name: draw.ref_transform(crop(image, top, left, size)) for name, image in images.items()
+        }
+
+
+def _fit(image: Tensor, height: int, width: int, play: int, what: str) -> Tensor:
+    """Cut at most ``play`` rows and columns off bottom and right; ValueError if it is no fit."""
+    more = (image.shape[-2] - height, image.shape[-1] - width)
+    if min(more) < 0 or max(more) > play:
+        at_most = f' or up to {play} more' if play else ''
+        raise ValueError(
+            f'{what} is {image.shape[-2]}x{image.shape[-1]} (HxW), but must be {height}x{width}'
+            f'{at_most}. Check scale and the dataroot_* options.'
+        )
+    return image[..., :height, :width]
+
+
+def _contiguous(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    if isinstance(value, list):
+        return [image.contiguous() for image in value]
+    return value.contiguous()

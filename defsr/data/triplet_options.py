@@ -1,0 +1,142 @@
+"""The options of ``RefTripletDataset``, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from defsr.data.augmentation import REF_AUGMENTS
+from defsr.data.degradation import DEGRADATIONS
+from defsr.utils.checks import check_at_least, check_choice, check_keys
+
+ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
+BASICSR_KEYS = {
+    'name',
+    'type',
+    'phase',
+    'scale',
+    'io_backend',
+    'batch_size_per_gpu',
+    'num_worker_per_gpu',
+    'use_shuffle',
+    'dataset_enlarge_ratio',
+    'prefetch_mode',
+    'num_prefetch_queue',
+    'pin_memory',
+    'persistent_workers',
+    'mean',
+    'std',
+}
+OWN_KEYS = {
+    *(f'dataroot_{root}' for root in ROOTS),
+    'pair_list',
+    'gt_size',
+    'use_hflip',
+    'use_rot',
+    'ref_augment',
+    'ref_size',
+    'degradation',
+}
+
+
+@dataclass(frozen=True)
+class TripletOptions:
+    """The data set's block of an option file, with defaults filled in.
+
+    Attributes:
+        block: its path in the option file, for messages.
+        roots: ``gt``, ``lq``, ``ref``, ``de``, ``ref_de`` -> folder, those that are given.
+        ref_is_lq: ``dataroot_ref: lq``, the input serves as its own reference.
+        gt_size, ref_size: sides of the training crops; 0 outside training.
+    """
+
+    block: str
+    is_train: bool
+    scale: int
+    backend: str
+    roots: Mapping[str, str]
+    ref_is_lq: bool
+    pair_list: str | None
+    gt_size: int
+    ref_size: int
+    use_hflip: bool
+    use_rot: bool
+    ref_augment: str
+    degradation: str
+
+    @classmethod
+    def from_opt(cls, opt: Mapping[str, object]) -> TripletOptions:
+        """Read a data set block, which is left as it is.
+
+        Raises:
+            ValueError: for an unknown key, a value out of range or a combination without
+                meaning; the message names the option.
+        """
+        block = f'datasets:{opt.get("name", "?")}'
+        check_keys(block, opt, BASICSR_KEYS | OWN_KEYS)
+        phase = check_choice(f'{block}:phase', opt.get('phase'), ('train', 'val', 'test'))
+        for key in ('mean', 'std'):
+            if opt.get(key) is not None:
+                raise ValueError(f'{block}:{key} is set, but images stay in [0, 1]. Remove it.')
+        scale = _integer(block, 'scale', opt.get('scale'), minimum=1)
+        backend_opt = opt.get('io_backend') or {'type': 'disk'}
+        check_keys(f'{block}:io_backend', backend_opt, ('type',))
+        backend = backend_opt.get('type')
+        check_choice(f'{block}:io_backend:type', backend, ('disk', 'lmdb'))
+        is_train = phase == 'train'
+        gt_size = _crop_side(block, 'gt_size', opt.get('gt_size'), scale) if is_train else 0
+        ref_size = opt.get('ref_size') or gt_size
+        return cls(
+            block=block,
+            is_train=is_train,
+            scale=scale,
+            backend=backend,
+            roots=_roots(block, opt, is_train),
+            ref_is_lq=opt.get('dataroot_ref') == 'lq',
+            pair_list=opt.get('pair_list'),
+            gt_size=gt_size,
+            ref_size=_crop_side(block, 'ref_size', ref_size, scale) if is_train else 0,
+            use_hflip=_choice(block, opt, 'use_hflip', (True, False)),
+            use_rot=_choice(block, opt, 'use_rot', (True, False)),
+            ref_augment=_choice(block, opt, 'ref_augment', REF_AUGMENTS),
+            degradation=_choice(block, opt, 'degradation', DEGRADATIONS),
+        )
+
+
+def _choice(block: str, opt: Mapping[str, object], key: str, choices: tuple):
+    """The first choice is the default."""
+    return check_choice(f'{block}:{key}', opt.get(key, choices[0]), choices)
+
+
+def _integer(block: str, key: str, value: object, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{block}:{key} is {value!r}, but must be a whole number. Set it.')
+    return check_at_least(f'{block}:{key}', value, minimum)
+
+
+def _crop_side(block: str, key: str, value: object, scale: int) -> int:
+    side = _integer(block, key, value, minimum=scale)
+    if side % scale:
+        raise ValueError(
+            f'{block}:{key} is {side}, but must be a multiple of scale={scale}. '
+            f'Nearest: {side - side % scale}.'
+        )
+    return side
+
+
+def _roots(block: str, opt: Mapping[str, object], is_train: bool) -> dict[str, str]:
+    given = {root: opt.get(f'dataroot_{root}') for root in ROOTS}
+    roots = {root: value for root, value in given.items() if value is not None}
+    if 'gt' not in roots and (is_train or 'lq' not in roots):
+        also = 'to train' if is_train else 'or dataroot_lq where there is no ground truth'
+        raise ValueError(f'{block}:dataroot_gt is missing; it is needed {also}.')
+    if 'ref' not in roots:
+        raise ValueError(
+            f'{block}:dataroot_ref is missing. Name the folder of references, '
+            'or `lq` to let each input be its own reference (Urban100).'
+        )
+    if roots['ref'] == 'lq':
+        if is_train:
+            raise ValueError(f'{block}:dataroot_ref is `lq`, which is for val and test only.')
+        del roots['ref']
+    return roots

@@ -1,0 +1,122 @@
+"""Noise schedules: the cumulative alpha per timestep, and how two schedules correspond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from defsr.utils.checks import check_at_least, check_between
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The noise levels of a diffusion process, computed once in float64.
+
+    At timestep t the state is ``sqrt(alpha_bar[t]) * x0 + sqrt(1 - alpha_bar[t]) * noise``.
+    A classmethod per family of schedules makes the table; ``linear`` is the one so far.
+
+    Args:
+        alpha_bar: (T,) float64, strictly decreasing, between 0 and 1 exclusive. At t = -1,
+            outside the table, alpha_bar is 1: the clean image.
+
+    Raises:
+        ValueError: for any other table.
+    """
+
+    alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        table = self.alpha_bar
+        if table.ndim != 1 or len(table) == 0 or table.dtype != torch.float64:
+            raise ValueError(
+                f'alpha_bar is {table.dtype} of shape {tuple(table.shape)}, but must be a '
+                'float64 vector with one entry per timestep.'
+            )
+        inside = bool((table > 0).all() and (table < 1).all())
+        if not inside or not bool((table.diff() < 0).all()):
+            raise ValueError(
+                'alpha_bar must fall strictly and stay between 0 and 1 (exclusive). '
+                'Change beta_start, beta_end or num_train_steps of the schedule.'
+            )
+
+    @classmethod
+    def linear(
+        cls, beta_start: float, beta_end: float, num_train_steps: int = 1000
+    ) -> NoiseSchedule:
+        """Betas in equal steps, as in DDPM: ``alpha_bar[t] = prod(1 - beta[0..t])``.
+
+        Args:
+            beta_start: first beta, 0 < beta_start < 1.
+            beta_end: last beta, beta_start <= beta_end < 1.
+            num_train_steps: T, an integer >= 1. Default: 1000.
+
+        Raises:
+            ValueError: for betas or a T out of range.
+        """
+        check_at_least('schedule:num_train_steps', num_train_steps, 1)
+        if num_train_steps != int(num_train_steps):
+            raise ValueError(f'schedule:num_train_steps is {num_train_steps}, must be an integer.')
+        check_between('schedule:beta_start', beta_start, 0, 1)
+        check_between('schedule:beta_end', beta_end, beta_start, 1)
+        beta = torch.linspace(beta_start, beta_end, int(num_train_steps), dtype=torch.float64)
+        return cls((1 - beta).cumprod(0))
+
+    @property
+    def num_train_steps(self) -> int:
+        """T, the number of timesteps in the table."""
+        return len(self.alpha_bar)
+
+    def alpha_bar_at(self, t: Tensor | float) -> Tensor:
+        """alpha_bar at timesteps, the inverse of ``timesteps_at``.
+
+        Args:
+            t: any shape; -1, or in [0, T-1]. Between table entries, log-SNR is interpolated.
+
+        Returns:
+            float64 of t's shape and device; exactly 1 at t = -1, exactly the table at integers.
+
+        Raises:
+            ValueError: if a timestep is elsewhere.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64)
+        clean = t == -1
+        last = self.num_train_steps - 1
+        if not bool((clean | ((t >= 0) & (t <= last))).all()):
+            raise ValueError(f't must be -1 or in [0, {last}], got {t.flatten()[:4].tolist()}.')
+        table = self.alpha_bar.to(t.device)
+        low = t.clamp(0, last).floor().long()
+        high = (low + 1).clamp(max=last)
+        share = t.clamp(0, last) - low
+        log_snr = torch.lerp(table[low].logit(), table[high].logit(), share)
+        value = torch.where(share == 0, table[low], log_snr.sigmoid())
+        return torch.where(clean, torch.ones_like(value), value)
+
+    def timesteps_at(self, alpha_bar: Tensor | float) -> Tensor:
+        """The fractional timesteps of *this* schedule that have given noise levels.
+
+        A denoiser trained on one schedule is asked in its own timesteps while sampling follows
+        another schedule. Piecewise linear in log-SNR, ``log(alpha_bar / (1 - alpha_bar))``.
+
+        Args:
+            alpha_bar: any shape, values in [0, 1].
+
+        Returns:
+            float64 of the same shape and device in [0, T-1]; levels beyond the table's ends are
+            clamped. The table's own entries give 0, 1, ..., T-1.
+
+        Raises:
+            ValueError: for values outside [0, 1].
+        """
+        alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+        if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()):
+            raise ValueError('alpha_bar must be in [0, 1]: it is a cumulative product of alphas.')
+        table = self.alpha_bar.to(alpha_bar.device)
+        if len(table) == 1:
+            return torch.zeros_like(alpha_bar)
+        wanted = alpha_bar.clamp(table[-1], table[0])
+        # searchsorted wants rising values; -table rises because the table falls.
+        high = torch.searchsorted(-table, -wanted.contiguous()).clamp(1, len(table) - 1)
+        above, below = table[high - 1].logit(), table[high].logit()
+        return high - 1 + (above - wanted.logit()) / (above - below)

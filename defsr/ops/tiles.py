@@ -1,0 +1,67 @@
+"""Tiles of an image as slices, made once; the same tile at any scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from defsr.utils.checks import check_at_least
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A piece of an image with its context.
+
+    ``bounds`` are (top, bottom, left, right) of the piece that this tile answers for; ``reach``
+    the same with context, cut at the image's border. Together the bounds cover the image once.
+    """
+
+    bounds: tuple[int, int, int, int]
+    reach: tuple[int, int, int, int]
+
+    def inner(self, scale: int = 1) -> tuple[object, slice, slice]:
+        """Index of the piece in an image ``scale`` times as large."""
+        return _index(self.bounds, scale)
+
+    def outer(self, scale: int = 1) -> tuple[object, slice, slice]:
+        """Index of the piece with its context."""
+        return _index(self.reach, scale)
+
+    def core(self, scale: int = 1) -> tuple[object, slice, slice]:
+        """Index of the piece inside what ``outer`` cut out."""
+        top, left = self.reach[0], self.reach[2]
+        shifted = tuple(b - o for b, o in zip(self.bounds, (top, top, left, left), strict=True))
+        return _index(shifted, scale)
+
+
+def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
+    """Cover ``height`` x ``width`` with tiles of about equal size, at most ``side``, row by row.
+
+    Args:
+        side: largest side of a piece, >= 1.
+        overlap: context on each side, >= 0.
+    """
+    check_at_least('tile', side, 1)
+    check_at_least('overlap', overlap, 0)
+    rows, columns = _cuts(height, side), _cuts(width, side)
+    tiles = []
+    for top, bottom in rows:
+        for left, right in columns:
+            reach = (
+                max(0, top - overlap),
+                min(height, bottom + overlap),
+                max(0, left - overlap),
+                min(width, right + overlap),
+            )
+            tiles.append(Tile((top, bottom, left, right), reach))
+    return tiles
+
+
+def _cuts(length: int, side: int) -> list[tuple[int, int]]:
+    number = -(-length // side)
+    edges = [round(i * length / number) for i in range(number + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _index(bounds: tuple[int, ...], scale: int) -> tuple[object, slice, slice]:
+    top, bottom, left, right = (scale * b for b in bounds)
+    return ..., slice(top, bottom), slice(left, right)

@@ -1,0 +1,23 @@
+"""Test from an option file: ``python defsr/test.py -opt options/test_DEF.yml``."""
+
+import os
+
+from defsr import compat
+from defsr.utils.cli import run_cli
+
+
+def test() -> None:
+    """BasicSR's test loop; results go under the current directory."""
+    compat.patch_pipelines()
+    from basicsr.test import test_pipeline
+
+    test_pipeline(os.getcwd())
+
+
+def main() -> None:
+    """Entry point of ``defsr-test``."""
+    run_cli(test)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,23 @@
+"""Train from an option file: ``python defsr/train.py -opt options/train_DEF_x4.yml``."""
+
+import os
+
+from defsr import compat
+from defsr.utils.cli import run_cli
+
+
+def train() -> None:
+    """BasicSR's training loop; experiments go under the current directory."""
+    compat.patch_pipelines()
+    from basicsr.train import train_pipeline
+
+    train_pipeline(os.getcwd())
+
+
+def main() -> None:
+    """Entry point of ``defsr-train``."""
+    run_cli(train)
+
+
+if __name__ == '__main__':
+    main()

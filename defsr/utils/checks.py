@@ -1,0 +1,75 @@
+"""Checks at the door: each names what was given, what was expected and which option to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+from torch import Tensor
+
+Number = TypeVar('Number', int, float)
+
+
+def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse an option that nobody reads: a typo must not train for two days on a default.
+
+    Args:
+        block: path of the block in the option file, as in ``datasets:train``.
+        opt: the block's content.
+        known: every key that the block may have.
+
+    Raises:
+        ValueError: for the first unknown key, with the nearest known one.
+    """
+    for key in sorted(set(opt) - set(known)):
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f' Did you mean `{near[0]}`?' if near else ''
+        raise ValueError(f'Unknown option `{block}:{key}`.{hint} Known: {sorted(known)}.')
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> object:
+    """Return ``value`` if it is one of ``choices``; ValueError names the nearest one if not."""
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+    hint = f' Did you mean `{near[0]}`?' if near else ''
+    raise ValueError(f'{name} is {value!r}, but must be one of {list(choices)}.{hint}')
+
+
+def check_at_least(name: str, value: Number, minimum: Number) -> Number:
+    """Return ``value`` if it is a number of at least ``minimum``; ValueError if not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
+    if value < minimum:
+        raise ValueError(f'{name} is {value}, but must be at least {minimum}.')
+    return value
+
+
+def check_between(name: str, value: Number, low: Number, high: Number) -> Number:
+    """Return ``value`` if ``low <= value <= high``; ValueError if not."""
+    if check_at_least(name, value, low) > high:
+        raise ValueError(f'{name} is {value}, but must be at most {high}.')
+    return value
+
+
+def check_divisible(name: str, x: Tensor, scale: int) -> Tensor:
+    """Return ``x`` (..., H, W) if both sides are multiples of ``scale``; ValueError if not."""
+    height, width = x.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(
+            f'{name} is {height}x{width} (HxW), but both sides must be multiples of '
+            f'scale={scale}. Crop it to {height - height % scale}x{width - width % scale}, '
+            'or change scale in the option file.'
+        )
+    return x
+
+
+def check_image(name: str, x: Tensor, num_ch: int = 3) -> Tensor:
+    """Return ``x`` if it is a float (N, num_ch, H, W) tensor; ValueError if not."""
+    if x.ndim != 4 or x.shape[1] != num_ch or not x.is_floating_point():
+        raise ValueError(
+            f'{name} is {x.dtype} of shape {tuple(x.shape)}, but must be floating point '
+            f'(N, {num_ch}, H, W), RGB in [0, 1].'
+        )
+    return x
