@@ -30,6 +30,7 @@ setup(
             'defsr-train = defsr.train:main',
             'defsr-test = defsr.test:main',
             'defsr-upscale = defsr.tools.upscale:main',
+            'defsr-make-pairs = defsr.tools.make_pairs:main',
         ]
     },
     classifiers=[

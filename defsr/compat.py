@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
 import types
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from os import path as osp
+from typing import TextIO
 
 import torch
+import yaml
 
-from defsr.utils.options import load_options, override_options, split_force_yml
+from defsr.utils.options import OptionLoader, load_options, override_options, split_force_yml
 
 FROZEN_NETWORKS = ('network_e', 'network_t')
 
@@ -50,9 +54,18 @@ def _restore_functional_tensor() -> None:
         sys.modules[name] = module
 
 
-def _read_options_safely() -> None:
-    """basicsr 1.4.2 reads option files with PyYAML's unsafe loader: a file could run code."""
-    importlib.import_module('basicsr.utils.options').yaml_load = load_options
+def _read_options_safely(entries: Sequence[str] = ()) -> None:
+    """basicsr 1.4.2 reads option files with PyYAML's unsafe loader: a file could run code.
+
+    Its ``yaml.load(file, Loader=...)`` becomes ours, which applies the overrides as well.
+    """
+    options = importlib.import_module('basicsr.utils.options')
+
+    def load(file: TextIO, Loader: type | None = None):  # noqa: N803 (PyYAML's name)
+        return override_options(load_options(file.name), entries)
+
+    options.yaml = types.SimpleNamespace(load=load)
+    options.ordered_yaml = lambda: (OptionLoader, yaml.SafeDumper)
 
 
 def _with_safe_overrides(options: types.ModuleType):
@@ -61,14 +74,13 @@ def _with_safe_overrides(options: types.ModuleType):
 
     def parse_options(root_path: str, is_train: bool = True):
         argv = sys.argv
-        rest, entries = split_force_yml(argv)
-        options.yaml_load = lambda file: override_options(load_options(file), entries)
-        sys.argv = rest
+        sys.argv, entries = split_force_yml(argv)
+        _read_options_safely(entries)
         try:
             opt, args = original(root_path, is_train)
         finally:
             sys.argv = argv
-            options.yaml_load = load_options
+            _read_options_safely()
         if opt['num_gpu'] and not torch.cuda.is_available():
             raise ValueError(
                 f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
@@ -133,6 +145,4 @@ def _with_exact_epochs(train: types.ModuleType):
 
 
 def _listdir(folder: str) -> list[str]:
-    import os
-
     return sorted(os.listdir(folder)) if osp.isdir(folder) else []

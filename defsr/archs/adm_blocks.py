@@ -16,9 +16,17 @@ MAX_PERIOD = 10000
 Resize = Literal['none', 'down', 'up']
 
 
-def group_norm(num_ch: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, but a group may have a single value (one tiny image, few channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,...) -> the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(num_ch: int) -> GroupNorm:
     """The normalisation used throughout: 32 groups."""
-    return nn.GroupNorm(NUM_GROUPS, num_ch)
+    return GroupNorm(NUM_GROUPS, num_ch)
 
 
 def conv3x3(in_ch: int, out_ch: int) -> nn.Conv2d:

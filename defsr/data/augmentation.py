@@ -93,6 +93,8 @@ def draw_item(use_hflip: bool, use_rot: bool, ref_augment: RefAugment) -> ItemDr
 def crop(image: Tensor, top: int, left: int, size: int) -> Tensor:
     """(..., H, W) -> (..., size, size); mirrored beyond the image's border."""
     height, width = image.shape[-2:]
+    if top + size <= height and left + size <= width:
+        return image[..., top : top + size, left : left + size]
     rows = _reflect(torch.arange(top, top + size), height)
     columns = _reflect(torch.arange(left, left + size), width)
     return image[..., rows, :][..., columns]

@@ -220,16 +220,18 @@ def draw_view(
         for _ in range(TRIES):
             quad = _draw_quad(rng, settings, photo_size, strength)
             room = room_inside(quad, photo_size)
+            if (room[0] > room[1]).any():
+                continue
             if gt_xy is None:
-                moved, overlap = quad + rng.uniform(*np.sort(room, axis=0)), 0.0
+                moved, overlap = quad + rng.uniform(*room), 0.0
             else:
                 box = np.add(gt_xy, -0.5), np.add(gt_xy, settings.size - 0.5)
                 moved = displace_to_overlap(rng, quad, box, target)
                 moved = moved + np.clip(0, *room_inside(moved, photo_size))
                 overlap = clipped_area(moved, *box) / settings.size**2
-            enough = overlap >= settings.overlap[0] - OVERLAP_TOLERANCE or gt_xy is None
             miss = abs(overlap - target)
-            if (room[0] <= room[1]).all() and (enough or strength == 0) and miss < best_miss:
+            enough = overlap >= settings.overlap[0] - OVERLAP_TOLERANCE
+            if (enough or gt_xy is None or strength == 0) and miss < best_miss:
                 best, best_miss = (moved, overlap), miss
             if best_miss < OVERLAP_TOLERANCE:
                 break

@@ -128,8 +128,10 @@ def _roots(block: str, opt: Mapping[str, object], is_train: bool) -> dict[str, s
     given = {root: opt.get(f'dataroot_{root}') for root in ROOTS}
     roots = {root: value for root, value in given.items() if value is not None}
     if 'gt' not in roots and (is_train or 'lq' not in roots):
-        also = 'to train' if is_train else 'or dataroot_lq where there is no ground truth'
-        raise ValueError(f'{block}:dataroot_gt is missing; it is needed {also}.')
+        or_lq = '' if is_train else ', or dataroot_lq where there is none'
+        raise ValueError(
+            f'{block}:dataroot_gt is missing. Name the folder of ground truth images{or_lq}.'
+        )
     if 'ref' not in roots:
         raise ValueError(
             f'{block}:dataroot_ref is missing. Name the folder of references, '

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.utils.registry import LOSS_REGISTRY
-from torch import Tensor, nn
+from torch import nn
 
 from defsr.archs.vgg import VGGTrunk
 from defsr.utils.checks import check_choice
@@ -63,7 +63,3 @@ class TexturePerceptualLoss(PerceptualLoss):
         if range_norm:  # ((x + 1) / 2 - mean) / std, as one shift and one factor
             self.vgg.mean.mul_(2).sub_(1)
             self.vgg.std.mul_(2)
-
-    def _gram_mat(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) -> (N,C,C). The parent's fails on channels_last features."""
-        return super()._gram_mat(x.contiguous())

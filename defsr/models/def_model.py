@@ -132,6 +132,12 @@ class DEFModel(SRGANModel):
         """As BasicSR's; the critic's optimizer only with a critic."""
         (SRGANModel if self.use_gan else SRModel).setup_optimizers(self)
 
+    def print_network(self, net: nn.Module) -> None:
+        """One line instead of BasicSR's dump of every layer."""
+        net = self.get_bare_model(net)
+        number = sum(p.numel() for p in net.parameters())
+        get_root_logger().info(f'Network: {type(net).__name__}, trained, {number:,d} parameters')
+
     # -- training ------------------------------------------------------------------------------
 
     def feed_data(self, data: dict) -> None:

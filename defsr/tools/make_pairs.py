@@ -79,12 +79,12 @@ def make_pairs(
     check_at_least('workers', workers, 1)
     source = ImageSource('--photos', photos)
     final = Path(os.path.abspath(Path(out).expanduser()))
+    _clear_remains(final)  # first: it may bring back a result that must not be overwritten
     _check_out(final, force)
     usable, skipped = _sort_out(source, settings)
     if lmdb:
         _check_keys_for_lmdb(usable)
     building = _hidden(final, 'tmp')
-    _clear_remains(final)
     try:
         for role in ('gt', 'ref'):
             (building / role).mkdir(parents=True)
@@ -248,18 +248,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run() -> None:
-    args = vars(_parser().parse_args())
-    values = {field.name: args.pop(field.name) for field in fields(PairSettings)}
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    args = _parser().parse_args()
+    values = {field.name: getattr(args, field.name) for field in fields(PairSettings)}
+    ranges = {'overlap': tuple(args.overlap), 'scale': tuple(args.scale)}
     report = make_pairs(
-        args.pop('photos'),
-        args['out'],
-        PairSettings(**values),
-        **{key: value for key, value in args.items() if key != 'out'},
+        args.photos,
+        args.out,
+        PairSettings(**{**values, **ranges}),
+        per_image=args.per_image,
+        workers=args.workers,
+        lmdb=args.lmdb,
+        force=args.force,
     )
     get_root_logger().info(
-        f'Wrote {report.num_pairs} pairs of {report.num_photos} photos to {args["out"]} '
-        f'({report.num_skipped} skipped).'
+        f'Wrote {report.num_pairs} pairs of {report.num_photos} photos to {args.out} '
+        f'({report.num_skipped} skipped as too small).'
     )
 
 

@@ -119,7 +119,7 @@ def test_wheel_and_command_line(monkeypatch, converted, h5_file, photos, tmp_pat
 def test_bundled_photographs_are_rgb():
     photos = convert_vgg.bundled_photos()
     assert [tuple(p.shape) for p in photos[:2]] == [(1, 3, 512, 512), (1, 3, 400, 600)]
-    assert len(photos) == 6 and all(0 <= p.min() and p.max() <= 1 for p in photos)
+    assert len(photos) == 6 and all(p.min() >= 0 and p.max() <= 1 for p in photos)
     coffee = photos[1].mean((0, 2, 3))
     assert coffee[0] > coffee[1] > coffee[2]  # brown: more red than blue
 

@@ -1,0 +1,204 @@
+"""Make one photograph four times as large, with the textures of related ones.
+
+    defsr-upscale -i photo.jpg -r other1.jpg other2.jpg -o sharp.png
+
+Needs no option file and no ground truth, and takes any size. See docs/upscale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from basicsr.utils import get_root_logger
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from defsr.ops.resize import upsample_bicubic
+from defsr.upscaling import (
+    MAX_REF_MEGAPIXELS,
+    MIN_REF_SIDE,
+    MIN_TILE,
+    Upscaler,
+    enlarge_alpha,
+)
+from defsr.utils.checks import check_at_least
+from defsr.utils.cli import run_cli
+from defsr.utils.figures import busiest_window, save_comparison
+from defsr.utils.image_io import (
+    MAX_MEGAPIXELS,
+    Photo,
+    check_writable,
+    losses,
+    read_photo,
+    write_photo,
+)
+
+CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog='defsr-upscale', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add('-i', '--input', type=Path, required=True, metavar='FILE', help='the photo to enlarge')
+    add(
+        '-r', '--ref', type=Path, required=True, nargs='+', metavar='FILE',
+        help='one or more photos of the same scene or kind of thing, with more detail',
+    )  # fmt: skip
+    add(
+        '-o', '--output', type=Path, required=True, metavar='FILE',
+        help='the result: .png, .jpg, .jpeg, .tif, .tiff or .webp',
+    )  # fmt: skip
+    add('--force', action='store_true', help='replace files that exist')
+    add('--comparison', type=Path, metavar='PNG', help='also write a picture of before and after')
+    add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
+    add(
+        '--tile', type=int, default=96,
+        help='side of the pieces it works in, in pixels of the photo (default: 96);\n'
+        'smaller ones need less memory',
+    )  # fmt: skip
+    add('--overlap', type=int, default=16, help='what the pieces share (default: 16)')
+    add(
+        '--max-megapixels', type=float, default=MAX_MEGAPIXELS,
+        help='largest image to read or to write (default: 64)',
+    )  # fmt: skip
+    add(
+        '--max-ref-megapixels', type=float, default=MAX_REF_MEGAPIXELS,
+        help='references beyond this, all together, are reduced (default: 4, about 5 GB)',
+    )  # fmt: skip
+    add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Everything that can be known to go wrong before the work is done.
+
+    Raises:
+        ValueError: for an output that cannot be, must not be or need not be written.
+        OSError: if its folder cannot be written to.
+    """
+    check_at_least('--tile', args.tile, MIN_TILE)
+    check_at_least('--overlap', args.overlap, 0)
+    for option in ('max_megapixels', 'max_ref_megapixels'):
+        if not getattr(args, option) > 0:
+            raise ValueError(f'--{option.replace("_", "-")} must be above 0.')
+    check_writable(args.output, (1, 1))
+    outputs = {'--output': args.output}
+    if args.comparison:
+        if args.comparison.suffix.lower() != '.png':
+            raise ValueError(f'--comparison is {args.comparison}, but must end in .png.')
+        outputs['--comparison'] = args.comparison
+    sources = {path.resolve() for path in (args.input, *args.ref)}
+    for option, path in outputs.items():
+        if path.resolve() in sources:
+            raise ValueError(f'{option} {path} is also an input: choose another name.')
+        if path.is_dir():
+            raise ValueError(f'{option} {path} is a folder: give a file name.')
+        if path.exists() and not args.force:
+            raise ValueError(f'{option} {path} exists already. Add --force to replace it.')
+        folder = next(p for p in path.absolute().parents if p.exists())
+        if not os.access(folder, os.W_OK) or not folder.is_dir():
+            raise OSError(f'{option} {path}: {folder} cannot be written to.')
+    if args.comparison and args.comparison.resolve() == args.output.resolve():
+        raise ValueError('--comparison and --output are the same file.')
+
+
+def read_images(args: argparse.Namespace, scale: int) -> tuple[Photo, list[Photo]]:
+    """The photo and its references. ValueError for what is too large or too small."""
+    photo = read_photo(args.input, args.max_megapixels)
+    height, width = (scale * side for side in photo.rgb.shape[-2:])
+    if height * width > args.max_megapixels * 1e6:
+        raise ValueError(
+            f'{args.input} would become {height}x{width} (HxW), {height * width / 1e6:.0f} '
+            f'megapixels, more than --max-megapixels {args.max_megapixels:g}.'
+        )
+    check_writable(args.output, (height, width))
+    refs = [read_photo(path, args.max_megapixels) for path in args.ref]
+    for ref in refs:
+        if min(ref.rgb.shape[-2:]) < MIN_REF_SIDE:
+            raise ValueError(
+                f'Reference {ref.path} is {ref.rgb.shape[-2]}x{ref.rgb.shape[-1]} (HxW), but both '
+                f'sides must be at least {MIN_REF_SIDE}.'
+            )
+    return photo, refs
+
+
+def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int) -> None:
+    """Photo, bicubic, reference and result side by side, with the crop that changed most."""
+    bicubic = upsample_bicubic(lq, scale).clamp(0, 1)
+    panels = {
+        'photo': F.interpolate(lq, scale_factor=scale),
+        'bicubic': bicubic,
+        'reference': ref,
+        'result': sr,
+    }
+    side = min(CROP, *sr.shape[-2:])
+    window = (*busiest_window(bicubic, sr, bicubic, side), side)
+    save_comparison(path, panels, window, zoomed=['photo', 'bicubic', 'result'])
+
+
+def run(args: argparse.Namespace, tell: Callable[[str], None]) -> None:
+    """Read, super-resolve, write.
+
+    Args:
+        args: as of ``parse_arguments``.
+        tell: called with each line for the person.
+    """
+    check_arguments(args)
+    start = time.perf_counter()
+    upscaler = Upscaler(args.weights, args.device)
+    photo, refs = read_images(args, upscaler.scale)
+    for loss in losses(args.output, photo):
+        tell(loss)
+    with tqdm(unit='tile', desc=f'{args.input.name} on {upscaler.device}') as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            bar.refresh()
+
+        sr = upscaler(
+            photo.rgb,
+            [ref.rgb for ref in refs],
+            tile=args.tile,
+            overlap=args.overlap,
+            max_ref_megapixels=args.max_ref_megapixels,
+            progress=advance,
+        )
+    write_photo(args.output, sr, replace(photo, alpha=enlarge_alpha(photo.alpha, upscaler.scale)))
+    height, width = sr.shape[-2:]
+    tell(f'{args.output}: {height}x{width} (HxW), {time.perf_counter() - start:.0f} s')
+    if args.comparison:
+        write_comparison(args.comparison, photo.rgb, refs[0].rgb, sr, upscaler.scale)
+        tell(f'{args.comparison}: before and after')
+
+
+def upscale() -> None:
+    """Parse the command line and run, with BasicSR's logger at warnings."""
+    args = parse_arguments()
+    logger = get_root_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        run(args, lambda line: tqdm.write(line, file=sys.stderr))
+    finally:
+        logger.setLevel(level)
+
+
+def main() -> None:
+    """Entry point of ``defsr-upscale``."""
+    run_cli(upscale)
+
+
+if __name__ == '__main__':
+    main()

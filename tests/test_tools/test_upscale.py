@@ -1,0 +1,201 @@
+"""``defsr-upscale`` from the command line to the file."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from basicsr.archs import build_network
+from PIL import Image
+
+from defsr.ops.resize import upsample_bicubic
+from defsr.tools import upscale as tool
+from defsr.upscaling import Upscaler
+from defsr.utils.image_io import read_photo, to_levels
+from defsr.utils.options import parse_yaml
+
+NETWORK = """
+scale: 4
+match_key: ref_down_up
+degradation: matlab
+network_e: {type: BicubicEnhancer, scale: 4}
+network_t: {type: VGGTextureExtractor, vgg_type: vgg16, weights: none}
+network_g:
+  type: DEFNet
+  skip: bicubic
+  transfer: {type: DCNTransferArch, num_offset_feat: 8, num_group: 8}
+  aggregator: {type: TTSRAggregator, num_feat: 8, num_block: [1, 1, 1, 1]}
+path: {pretrain_network_g: not_there.pth}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with photo.png, two references and an untrained network: bicubic."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(6)
+    for name, size in {'photo': (21, 18), 'near': (40, 60), 'far': (30, 25)}.items():
+        array = generator.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(array).save(f'{name}.png')
+    Path('network.yml').write_text(NETWORK)
+    net = build_network(parse_yaml(NETWORK)['network_g'])
+    torch.save({'params': net.state_dict()}, 'weights.pth')
+    monkeypatch.setattr(tool, 'Upscaler', partial(Upscaler, options='network.yml'))
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Run the command with the given arguments behind the usual ones; returns what it said."""
+
+    def run(*arguments: str, photo: str = 'photo.png', output: str = 'sharp.png') -> str:
+        argv = ['defsr-upscale', '-i', photo, '-r', 'near.png', 'far.png', '-o', output]
+        monkeypatch.setattr('sys.argv', [*argv, '--weights', 'weights.pth', *arguments])
+        tool.main()
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def fail(call, capsys):
+    """As ``call`` for what ends in one line and status 2; nothing may have been written."""
+
+    def run(*arguments: str, **named: str) -> str:
+        before = sorted(Path().rglob('*'))
+        with pytest.raises(SystemExit, match='2'):
+            call(*arguments, **named)
+        assert sorted(Path().rglob('*')) == before
+        error = capsys.readouterr().err
+        assert 'Traceback' not in error
+        return error[error.index('error: ') :].splitlines()[0]
+
+    return run
+
+
+def test_photo_to_file(call):
+    said = call('--tile', '16', output='new/folder/sharp.png')
+    lq = read_photo('photo.png').rgb
+    want = to_levels(upsample_bicubic(lq, 4), 8)
+    np.testing.assert_array_equal(np.asarray(Image.open('new/folder/sharp.png')), want)
+    assert '4/4' in said and 'new/folder/sharp.png: 84x72 (HxW)' in said
+    assert 'Network' not in said
+    assert [p.name for p in Path('new/folder').iterdir()] == ['sharp.png']
+
+
+def test_orientation_of_photo_and_reference(call, monkeypatch):
+    tags = Image.Exif()
+    tags[274] = 8
+    for name in ('photo', 'near'):
+        Image.open(f'{name}.png').save(f'turned_{name}.png', exif=tags)
+    seen = []
+    real = Upscaler.__call__
+
+    def spy(self, lq, refs, **options):
+        seen.extend([lq, *refs])
+        return real(self, lq, refs, **options)
+
+    monkeypatch.setattr(Upscaler, '__call__', spy)
+    call('-r', 'turned_near.png', photo='turned_photo.png')
+    assert [tuple(x.shape[-2:]) for x in seen] == [(18, 21), (60, 40)]
+    upright = torch.rot90(read_photo('photo.png').rgb, 1, (2, 3))
+    torch.testing.assert_close(seen[0], upright, rtol=0, atol=0)
+    with Image.open('sharp.png') as picture:
+        assert picture.size == (84, 72)
+        assert not picture.getexif()
+
+
+@pytest.mark.parametrize(
+    ('output', 'mode', 'told'),
+    [('a.png', 'RGBA', ''), ('a.tiff', 'RGBA', ''), ('a.webp', 'RGBA', ''),
+     ('a.jpg', 'RGB', 'JPEG has no transparency')],
+)  # fmt: skip
+def test_alpha_is_enlarged_or_the_loss_is_told(call, output, mode, told):
+    photo = Image.open('photo.png')
+    alpha = np.full((21, 18), 255, np.uint8)
+    alpha[:, :9] = 128
+    photo.putalpha(Image.fromarray(alpha))
+    photo.save('cut.png')
+    said = call(photo='cut.png', output=output)
+    assert told in said and ('transparency' in said) == bool(told)
+    with Image.open(output) as picture:
+        assert (picture.mode, picture.size) == (mode, (72, 84))
+        if mode == 'RGBA':
+            enlarged = np.asarray(picture)[..., 3]
+            assert (enlarged[:, :24] == 128).all() and (enlarged[:, 48:] == 255).all()
+
+
+def test_16_bit_grey_stays_so(call):
+    levels = np.random.default_rng(7).integers(0, 2**16, (8, 11)).astype(np.uint16)
+    Image.fromarray(levels).save('deep.png')
+    call(photo='deep.png', output='sharp.tif')
+    photo = read_photo('sharp.tif')
+    assert (photo.bit_depth, photo.is_grey, photo.rgb.shape[-2:]) == (16, True, (32, 44))
+    want = upsample_bicubic(read_photo('deep.png').rgb, 4).clamp(0, 1)
+    torch.testing.assert_close(photo.rgb, want, rtol=0, atol=1 / 65535)
+
+
+def test_comparison(call):
+    call('--comparison', 'both.png')
+    with Image.open('both.png') as picture:
+        assert picture.format == 'PNG' and picture.width > 1000
+
+
+def test_existing_output_needs_force(call, fail):
+    Path('sharp.png').write_text('mine')
+    assert 'sharp.png exists already. Add --force' in fail()
+    assert Path('sharp.png').read_text() == 'mine'
+    call('--force')
+    assert read_photo('sharp.png').rgb.shape == (1, 3, 84, 72)
+    assert 'both.png exists already' in fail_on_comparison(fail)
+
+
+def fail_on_comparison(fail) -> str:
+    Path('sharp.png').unlink()
+    Path('both.png').write_text('mine')
+    return fail('--comparison', 'both.png')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named', 'message'),
+    [
+        ((), {'output': 'sharp.gif'}, "extension '.gif', but must be one of .png"),
+        ((), {'output': 'photo.png'}, '--output photo.png is also an input'),
+        (('--force',), {'output': 'far.png'}, '--output far.png is also an input'),
+        (('--comparison', 'c.jpg'), {}, '--comparison is c.jpg, but must end in .png'),
+        (('--comparison', 'sharp.png'), {}, 'are the same file'),
+        ((), {'photo': 'none.jpg'}, 'Image none.jpg does not exist'),
+        ((), {'photo': 'weights.pth'}, 'weights.pth is no image that can be read'),
+        (('-r', 'none.jpg'), {}, 'Image none.jpg does not exist'),
+        (('--tile', '8'), {}, '--tile is 8, but must be at least 16'),
+        (('--overlap', '-2'), {}, '--overlap is -2, but must be at least 0'),
+        (('--max-ref-megapixels', '0'), {}, '--max-ref-megapixels must be above 0'),
+        (('--max-megapixels', '0.005'), {}, 'photo.png would become 84x72'),
+        (('--max-megapixels', '0.0003'), {}, 'photo.png has 0.0 megapixels'),
+        (('--device', 'tpu'), {}, "device is 'tpu', but must be auto"),
+        (('--weights', 'none.pth'), {}, "Weights 'none.pth' not found"),
+    ],
+)
+def test_mistakes_end_in_one_line(fail, arguments, named, message):
+    assert message in fail(*arguments, **named)
+
+
+def test_output_that_is_a_folder_or_under_a_file(fail):
+    Path('dir.png').mkdir()
+    assert 'dir.png is a folder' in fail(output='dir.png')
+    assert 'cannot be written to' in fail(output='photo.png/sharp.png')
+
+
+def test_tiny_reference(fail):
+    Image.new('RGB', (9, 3)).save('tiny.png')
+    assert 'Reference tiny.png is 3x9 (HxW), but both sides must be at least 4' in fail(
+        '-r', 'near.png', 'tiny.png'
+    )
+
+
+def test_result_beyond_webp(fail):
+    Image.new('RGB', (4096, 1)).save('long.png')
+    assert 'WEBP ends at 16383' in fail(photo='long.png', output='sharp.webp')

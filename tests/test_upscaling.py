@@ -1,0 +1,292 @@
+"""``defsr.upscale``: kinds in, the same kinds out; tiles; references; what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from basicsr.archs import build_network
+
+from defsr import upscaling
+from defsr.ops.resize import upsample_bicubic
+from defsr.upscaling import Upscaler, limit_references, load_weights, pick_device, upscale
+from defsr.utils.image_io import from_levels, to_grey
+from defsr.utils.options import load_options
+
+NETWORK = """
+scale: 4
+match_key: ref_down_up
+degradation: matlab
+network_e: {type: BicubicEnhancer, scale: 4}
+network_t: {type: VGGTextureExtractor, vgg_type: vgg16, weights: none}
+network_g:
+  type: DEFNet
+  skip: bicubic
+  transfer: {type: DCNTransferArch, num_offset_feat: 8, num_group: 8}
+  aggregator:
+    {type: TTSRAggregator, num_feat: 8, num_block: [1, 1, 1, 1], use_feat_de: true,
+     use_soft_attention: false}
+path: {pretrain_network_g: not_there.pth}
+"""
+
+
+def random_network(block) -> torch.nn.Module:
+    """Untrained, but with a last layer that is not zero: about 0.1 around the bicubic image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = build_network(block)
+        torch.nn.init.normal_(net.aggregator.tail[-1].weight, std=0.2)
+    return net
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp('network') / 'upscale.yml'
+    path.write_text(NETWORK)
+    return path
+
+
+@pytest.fixture(scope='module')
+def weights(network) -> Path:
+    path = network.with_name('random.pth')
+    net = random_network(load_options(network)['network_g'])
+    torch.save({'params': net.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def upscaler(network, weights) -> Upscaler:
+    return Upscaler(weights, 'cpu', network)
+
+
+@pytest.fixture(autouse=True)
+def small_network(network, monkeypatch):
+    monkeypatch.setattr(Upscaler.__init__, '__defaults__', (None, 'auto', network))
+
+
+@pytest.fixture(scope='module')
+def lq() -> torch.Tensor:
+    return torch.rand(1, 3, 20, 26, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope='module')
+def refs() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.rand(1, 3, *size, generator=generator) for size in ((50, 41), (36, 90))]
+
+
+@pytest.fixture(scope='module')
+def sr(upscaler, lq, refs) -> torch.Tensor:
+    return upscaler(lq, refs, tile=None)
+
+
+def test_the_network_does_something_with_the_references(upscaler, lq, refs, sr):
+    bicubic = upsample_bicubic(lq, 4).clamp(0, 1)
+    assert sr.shape == (1, 3, 80, 104)
+    assert sr.min() >= 0 and sr.max() <= 1
+    assert (sr - bicubic).abs().mean() > 0.01
+    assert (sr - upscaler(lq, refs[:1], tile=None)).abs().max() > 0.01
+
+
+def test_one_tile_is_no_tiling(upscaler, lq, refs, sr):
+    whole = upscaler.pipeline.restore(upscaler.net_g, lq, refs).sr.clamp(0, 1)
+    torch.testing.assert_close(sr, whole, rtol=0, atol=0)
+    torch.testing.assert_close(upscaler(lq, refs, tile=26), whole, rtol=0, atol=0)
+
+
+def test_tiles_agree_with_the_whole(upscaler, lq, refs, sr):
+    """The context of 16 pixels covers what a one-block network sees: rounding alone is left."""
+    tiled = upscaler(lq, refs, tile=16, overlap=16)
+    torch.testing.assert_close(tiled, sr, rtol=0, atol=1e-4)
+    bare = upscaler(lq, refs, tile=16, overlap=0)
+    assert (bare - sr).abs().max() > 1e-3  # without context the seams would show
+
+
+def test_progress_counts_tiles_from_zero(upscaler, lq, refs):
+    seen = []
+    upscaler(lq, refs, tile=16, overlap=4, progress=lambda *state: seen.append(state))
+    assert seen == [(i, 4) for i in range(5)]
+
+
+def test_without_training_it_is_bicubic(tmp_path, network, lq, refs):
+    net = build_network(load_options(network)['network_g'])
+    torch.save(net.state_dict(), tmp_path / 'bare.pth')
+    result = upscale(lq, refs, weights=tmp_path / 'bare.pth')
+    torch.testing.assert_close(result, upsample_bicubic(lq, 4).clamp(0, 1))
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (5, 2)])
+@pytest.mark.parametrize('ref_size', [(4, 4), (7, 33)])
+def test_tiny_images(upscaler, rng, size, ref_size):
+    lq, ref = torch.rand(1, 3, *size, generator=rng), torch.rand(1, 3, *ref_size, generator=rng)
+    result = upscaler(lq, [ref])
+    assert result.shape == (1, 3, 4 * size[0], 4 * size[1])
+    assert result.isfinite().all()
+
+
+# -- kinds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'float16', 'float32', 'float64'])
+@pytest.mark.parametrize('channels', [0, 3, 4])
+def test_numpy_kinds(upscaler, weights, refs, dtype, channels):
+    top = np.iinfo(dtype).max if dtype.startswith('u') else 1
+    generator = np.random.default_rng(4)
+    shape = (9, 13, channels) if channels else (9, 13)
+    values = generator.random(shape)
+    lq = np.round(values * top).astype(dtype) if top > 1 else values.astype(dtype)
+    result = upscale(lq, refs[0], weights=weights)
+    assert result.dtype == lq.dtype
+    assert result.shape == (36, 52, *shape[2:])
+
+    exact = torch.from_numpy(np.atleast_3d(lq).astype(np.float64) / top).float()
+    exact = exact.permute(2, 0, 1)[None]
+    want = upscaler(exact[:, :3].expand(-1, 3, -1, -1), refs[:1])
+    if channels == 4:
+        want = torch.cat((want, upsample_bicubic(exact[:, 3:], 4).clamp(0, 1)), dim=1)
+    want = to_grey(want) if channels == 0 else want
+    want = want[0].permute(1, 2, 0).numpy().reshape(result.shape)
+    # half a level after rounding; half precision has steps of 2^-11 below 1
+    tolerance = 0.5 / top if top > 1 else 2**-11 if dtype == 'float16' else 1e-5
+    np.testing.assert_allclose(result / top, want, rtol=0, atol=tolerance + 1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('num_dims', [3, 4])
+def test_tensor_kinds(weights, lq, refs, sr, dtype, num_dims):
+    given = (lq if num_dims == 4 else lq[0]).to(dtype)
+    before = given.clone()
+    result = upscale(given, [refs[0], refs[1][0].numpy().transpose(1, 2, 0)], weights=weights)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, (sr if num_dims == 4 else sr[0]).to(dtype))
+    torch.testing.assert_close(given, before, rtol=0, atol=0)
+
+
+def test_reference_alpha_and_channel_order(weights, lq, sr, refs):
+    """RGB order in, RGB order out; what a reference's alpha says does not matter."""
+    levels = [(ref[0].permute(1, 2, 0).numpy() * 65535).round().astype(np.uint16) for ref in refs]
+    levels[0] = np.dstack((levels[0], np.zeros_like(levels[0][..., :1])))
+    result = upscale(lq, levels, weights=weights)
+    torch.testing.assert_close(result, sr, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('image', 'what'),
+    [
+        (np.zeros((4, 4, 3), np.int32), 'ndarray int32'),
+        (np.zeros((4, 4, 2), np.uint8), r'\(4, 4, 2\)'),
+        (np.zeros((1, 4, 4, 3), np.uint8), r'\(1, 4, 4, 3\)'),
+        (np.zeros((0, 4, 3), np.uint8), r'\(0, 4, 3\)'),
+        (torch.zeros(2, 3, 4, 4), r'\(2, 3, 4, 4\)'),
+        (torch.zeros(4, 4), r'\(4, 4\)'),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), 'torch.uint8'),
+        ('photo.jpg', 'is a str,'),
+        (None, 'is a NoneType,'),
+    ],
+)
+def test_no_image(image, what):
+    with pytest.raises(ValueError, match=f'lq is a .*{what.removeprefix("is a ")}.*NumPy array'):
+        upscale(image, np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize('value', [255.0, -0.1, float('nan')])
+def test_values_out_of_range(value):
+    image = torch.full((3, 4, 4), value)
+    with pytest.raises(ValueError, match=r'refs\[1\] has values in .* \[0, 1\]. Divide by 255'):
+        upscale(torch.zeros(3, 4, 4), [torch.zeros(3, 8, 8), image])
+
+
+# -- references -----------------------------------------------------------------------------------
+
+
+def test_no_or_too_small_references(upscaler, lq):
+    with pytest.raises(ValueError, match='refs is empty'):
+        upscaler(lq, [])
+    with pytest.raises(ValueError, match=r'refs\[0\] is 3x40 \(HxW\), .* at least 4'):
+        upscaler(lq, [torch.zeros(1, 3, 3, 40)])
+
+
+def test_references_share_the_limit(caplog):
+    small, large = torch.full((1, 3, 100, 50), 0.25), torch.full((1, 3, 200, 300), 0.75)
+    logging.getLogger('basicsr').propagate = True
+    limited = limit_references([small, large], 0.03)
+    assert limited[0] is small
+    assert limited[1].shape == (1, 3, 100, 150)
+    torch.testing.assert_close(limited[1], torch.full_like(limited[1], 0.75))
+    assert 'Reference 2 is reduced from 200x300 to 100x150 (HxW)' in caplog.text
+    with pytest.raises(ValueError, match='max_ref_megapixels is 0, but must be above 0'):
+        limit_references([small], 0)
+
+
+# -- options, weights, device ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'tile': 15}, 'tile is 15, but must be at least 16'),
+        ({'overlap': -1}, 'overlap is -1, but must be at least 0'),
+        ({'max_ref_megapixels': -1}, 'max_ref_megapixels is -1'),
+    ],
+)
+def test_bad_arguments(upscaler, lq, refs, options, message):
+    with pytest.raises(ValueError, match=message):
+        upscaler(lq, refs, **options)
+
+
+def test_devices():
+    assert pick_device('cpu') == torch.device('cpu')
+    assert pick_device('auto').type in ('cpu', 'cuda')
+    for name in ('gpu', 'mps', 'meta'):
+        with pytest.raises(ValueError, match=f"device is '{name}', but must be auto, cpu"):
+            pick_device(name)
+    with pytest.raises(ValueError, match="device is 'cuda:99', but this machine has"):
+        pick_device('cuda:99')
+
+
+def test_ema_weights_come_first(tmp_path, weights, lq, refs, sr):
+    good = torch.load(weights, weights_only=True)['params']
+    bad = {key: torch.zeros_like(value) for key, value in good.items()}
+    torch.save({'params': bad, 'params_ema': good}, tmp_path / 'both.pth')
+    torch.testing.assert_close(upscale(lq, refs, weights=tmp_path / 'both.pth'), sr)
+
+
+def test_weights_that_cannot_be_used(tmp_path, network):
+    net = build_network(load_options(network)['network_g'])
+    state = net.state_dict()
+    state.popitem()
+    torch.save({'params': state}, tmp_path / 'short.pth')
+    with pytest.raises(
+        ValueError, match='are not for the network of upscale.yml: (?s:.*)Missing key'
+    ):
+        load_weights(net, tmp_path / 'short.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='hold a list, not a state dict'):
+        load_weights(net, tmp_path / 'list.pth')
+    torch.save({'params': Path('x')}, tmp_path / 'code.pth')
+    (tmp_path / 'text.pth').write_text('hello')
+    for name in ('code.pth', 'text.pth'):
+        with pytest.raises(ValueError, match='are no PyTorch file of plain tensors'):
+            load_weights(net, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="Weights 'not_there.pth' not found. Tried"):
+        Upscaler()
+
+
+def test_network_description(tmp_path, weights):
+    with pytest.raises(FileNotFoundError, match='Install defsr from a checkout'):
+        Upscaler(weights, options=tmp_path / 'none.yml')
+    (tmp_path / 'odd.yml').write_text(NETWORK + 'match_keys: ref\n')
+    with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):
+        Upscaler(weights, options=tmp_path / 'odd.yml')
+
+
+def test_the_repositorys_network(tmp_path, rng):
+    net = random_network(load_options(upscaling.NETWORK)['network_g'])
+    torch.save({'params_ema': net.state_dict()}, tmp_path / 'random.pth')
+    upscaler = Upscaler(tmp_path / 'random.pth', 'cpu', upscaling.NETWORK)
+    lq = from_levels(np.arange(108, dtype=np.uint8).reshape(4, 9, 3))
+    result = upscaler(lq, [torch.rand(1, 3, 24, 20, generator=rng)])
+    assert result.shape == (1, 3, 16, 36)
