@@ -202,8 +202,10 @@ def load_weights(net: nn.Module, file: str | Path) -> None:
     """
     try:
         content = torch.load(file, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f'Weights {file} are no PyTorch file of plain tensors: {error}') from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        raise ValueError(
+            f'Weights {file} are no PyTorch file of plain tensors: {error!r}'
+        ) from None
     if not isinstance(content, Mapping):
         raise ValueError(f'Weights {file} hold a {type(content).__name__}, not a state dict.')
     state = next((content[key] for key in CONTAINERS if key in content), content)

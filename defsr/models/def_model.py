@@ -82,13 +82,14 @@ class DEFModel(SRGANModel):
 
     def _check_enhancer(self, opt: dict) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
-        operator = getattr(self.net_e, 'degradation', self.degradation)
-        if operator != self.degradation:
+        if not self.net_e.costly:
+            return
+        if self.net_e.degradation != self.degradation:
             raise ValueError(
-                f'network_e:degradation is {operator}, but the data sets are degraded by '
-                f'{self.degradation}. Set both to the same.'
+                f'network_e:degradation is {self.net_e.degradation}, but the data sets are '
+                f'degraded by {self.degradation}. Set both to the same.'
             )
-        if not self.is_train or not self.net_e.costly or opt['train'].get('allow_online'):
+        if not self.is_train or opt['train'].get('allow_online'):
             return
         train = opt['datasets'].get('train', {})
         needed = ['dataroot_de']
@@ -147,7 +148,8 @@ class DEFModel(SRGANModel):
         refs = data.get('refs') or [data['ref']]
         self.refs = [ref.to(self.device) for ref in refs]
         self.de = data['de'].to(self.device) if 'de' in data else None
-        self.ref_des = [data['ref_de'].to(self.device)] if 'ref_de' in data else None
+        ref_des = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
+        self.ref_des = [image.to(self.device) for image in ref_des] if ref_des else None
 
     def _forward(self, net_g: nn.Module):
         return self.pipeline.restore(net_g, self.lq, self.refs, self.de, self.ref_des)

@@ -160,11 +160,11 @@ def run(args: argparse.Namespace, tell: Callable[[str], None]) -> None:
     photo, refs = read_images(args, upscaler.scale)
     for loss in losses(args.output, photo):
         tell(loss)
-    with tqdm(unit='tile', desc=f'{args.input.name} on {upscaler.device}') as bar:
+    label = f'{args.input.name} on {upscaler.device}'
+    with tqdm(unit='tile', desc=label, delay=1e-6) as bar:  # not shown before the total is known
 
         def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.n, bar.total = done, total
             bar.refresh()
 
         sr = upscaler(

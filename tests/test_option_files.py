@@ -1,0 +1,162 @@
+"""Every file in options/: parsed, understood by who reads it, explained, and built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
+
+from defsr.archs.pipeline import MATCH_KEYS
+from defsr.data.triplet_options import TripletOptions
+from defsr.models.def_model import TRAIN_KEYS, VAL_KEYS
+from defsr.utils.checks import check_keys
+from defsr.utils.options import load_options
+from defsr.utils.paths import REPOSITORY
+
+FOLDER = REPOSITORY / 'options'
+FILES = sorted(FOLDER.rglob('*.yml'))
+EXPERIMENTS = [path for path in FILES if path.name != 'upscale.yml']
+ANNOTATED = [FOLDER / 'train_DEF_x4.yml', FOLDER / 'test_DEF.yml']
+# BasicSR's words, explained in its own documentation.
+TINY_DENOISER = {
+    'type': 'ADMUNet',
+    'image_size': 32,
+    'num_feat': 32,
+    'num_res_block': 1,
+    'channel_mult': [1, 2],
+    'attention_resolutions': [16],
+    'num_head_channels': 32,
+}
+BASICSR_WORDS = {
+    'name', 'type', 'io_backend', 'optim_g', 'optim_d', 'scheduler', 'lr', 'weight_decay',
+    'betas', 'milestones', 'gamma', 'loss_weight', 'reduction', 'gan_type', 'layer_weights',
+    'criterion', 'perceptual_weight', 'style_weight', 'print_freq', 'save_checkpoint_freq',
+    'use_tb_logger', 'logger', 'wandb', 'dist_params', 'backend', 'port', 'path', 'datasets',
+    'train', 'val', 'psnr', 'ssim', 'crop_border', 'test_y_channel', 'better', 'scale',
+    'strict_load_g', 'model_type', 'manual_seed', 'network_g', 'num_gpu', 'save_img',
+    'num_feat', 'vgg_type', 'weights', 'dataroot_gt', 'dataroot_ref', 'pair_list',
+    'degradation', 'transfer', 'aggregator', 'denoiser', 'diffusion',
+}  # fmt: skip
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
+
+
+def keys_of(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield key
+            yield from keys_of(value)
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=short)
+def test_the_first_comment_is_the_command(path):
+    entry = 'defsr/test.py' if path.name.startswith('test') else 'defsr/train.py'
+    first = path.read_text().splitlines()[0]
+    assert f'python {entry} -opt options/{short(path)}' in first
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=short)
+def test_blocks_are_understood(path):
+    opt = load_options(path)
+    assert opt['model_type'] in MODEL_REGISTRY
+    assert opt['name'] == path.stem
+    for phase, block in opt['datasets'].items():
+        TripletOptions.from_opt(dict(block) | {'phase': phase.split('_')[0], 'scale': 4})
+    train = opt.get('train', {})
+    if opt['model_type'] == 'DEFModel':
+        assert opt['match_key'] in MATCH_KEYS
+        check_keys('train', train, TRAIN_KEYS)
+        check_keys('val', opt['val'], VAL_KEYS)
+    for key in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
+        assert key not in train or train[key]['type'] in LOSS_REGISTRY
+
+
+@pytest.mark.parametrize('path', FILES, ids=short)
+def test_networks_are_built(path):
+    """On the meta device: sizes without memory; nothing to download."""
+    opt = load_options(path)
+    names = [key for key in opt if key.startswith('network_')]
+    assert 'network_g' in names
+    for name in names:
+        block = dict(opt[name])
+        if block.get('weights') == 'torchvision':
+            block['weights'] = 'none'
+        if 'denoiser' in block:
+            with torch.device('meta'):
+                build_network(block['denoiser'])
+            block['denoiser'] = TINY_DENOISER
+        assert isinstance(build_network(block), torch.nn.Module)
+
+
+def test_the_papers_settings():
+    """Section 4.5 of the paper, number by number."""
+    opt = load_options(FOLDER / 'train_DEF_x4.yml')
+    train, diffusion = opt['train'], opt['network_e']['diffusion']
+    assert opt['match_key'] == 'ref'
+    assert opt['datasets']['train']['batch_size_per_gpu'] == 9
+    assert opt['datasets']['train']['gt_size'] == 160
+    assert diffusion['num_steps'] == 1000
+    assert diffusion['schedule'] == {
+        'beta_start': 1e-6,
+        'beta_end': 1e-2,
+        'num_train_steps': 1000,
+    }
+    assert opt['network_e']['denoiser']['image_size'] == 256
+    assert train['optim_g'] == {
+        'type': 'Adam',
+        'lr': 1e-4,
+        'weight_decay': 0,
+        'betas': [0.9, 0.999],
+    }
+    assert train['rec_only_epochs'] == 2
+    assert train['pixel_opt']['loss_weight'] == 1
+    assert train['perceptual_opt']['perceptual_weight'] == 1e-2
+    assert train['gan_opt']['loss_weight'] == 1e-4
+    names = [block['name'] for block in load_options(ANNOTATED[1])['datasets'].values()]
+    assert names == ['CUFED5', 'WR-SR', 'Urban100', 'Manga109', 'Sun80']
+
+
+ROWS = {
+    'ablation/table2_Base_x4': ('BicubicEnhancer', 'HardTransferArch', 'ref_down_up'),
+    'ablation/table2_DEF_x4': ('DDNMEnhancer', 'HardTransferArch', 'ref'),
+    'ablation/table2_DCN_x4': ('BicubicEnhancer', 'DCNTransferArch', 'ref'),
+    'train_DEF_x4': ('DDNMEnhancer', 'DCNTransferArch', 'ref'),
+    'ablation/controlled_Base_x4': ('BicubicEnhancer', 'HardTransferArch', 'ref_down_up'),
+    'ablation/controlled_DEF_x4': ('DDNMEnhancer', 'HardTransferArch', 'ref_down_up'),
+    'ablation/controlled_DCN_x4': ('BicubicEnhancer', 'DCNTransferArch', 'ref_down_up'),
+    'ablation/controlled_DCN_DEF_x4': ('DDNMEnhancer', 'DCNTransferArch', 'ref_down_up'),
+}
+
+
+@pytest.mark.parametrize('row', ROWS)
+def test_rows_of_the_ablation_differ_in_what_they_say(row):
+    opt = load_options(FOLDER / f'{row}.yml')
+    found = opt['network_e']['type'], opt['network_g']['transfer']['type'], opt['match_key']
+    assert found == ROWS[row]
+    base = load_options(FOLDER / 'train_DEF_x4.yml')
+    for key in ('network_t', 'network_d', 'scale', 'logger'):
+        assert opt[key] == base[key]
+    for key in ('optim_g', 'pixel_opt', 'perceptual_opt', 'gan_opt', 'total_iter'):
+        assert opt['train'][key] == base['train'][key]
+
+
+@pytest.mark.parametrize('path', ANNOTATED, ids=short)
+def test_every_key_of_ours_is_explained(path):
+    """Somewhere in the annotated files: its line, or the block it opens, carries a comment."""
+    explained = set()
+    for annotated in ANNOTATED:
+        explained |= set(re.findall(r'^\s*(\w+):.*#', annotated.read_text(), flags=re.M))
+        explained |= set(re.findall(r'^#.*\n(\w+):', annotated.read_text(), flags=re.M))
+    bare = sorted(set(keys_of(load_options(path))) - explained - BASICSR_WORDS)
+    allowed = {'resume_id', 'project', 'beta_start', 'beta_end', 'num_train_steps', 'schedule',
+               'denoiser_schedule', 'num_out_ch', 'use_scale_shift_norm', 'resblock_updown',
+               'network_e', 'network_t', 'network_d', 'relu5_1'}  # fmt: skip
+    numbered = {key for key in bare if re.fullmatch(r'test_\d', key)}
+    assert set(bare) <= allowed | numbered
