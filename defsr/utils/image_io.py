@@ -241,7 +241,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """Undo EXIF orientation 2..8 of (H,W) or (H,W,C)."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 6):
+    if orientation in (3, 4, 7, 8):
         image = image[::-1]
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
