@@ -20,6 +20,8 @@ setup(
         'pyyaml',
         'tb-nightly',
         'matplotlib',  # result pictures
+        'pillow',  # EXIF, profiles, and the PIL degradation; comes with basicsr anyway
+        'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
         'dev': ['pytest', 'pytest-timeout', 'ruff'],

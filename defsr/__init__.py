@@ -8,5 +8,8 @@ from defsr import compat
 compat.apply()  # before the first import of BasicSR
 
 from defsr import archs, data, losses, models  # noqa: E402, F401
+from defsr.upscaling import upscale  # noqa: E402
+
+__all__ = ['upscale']
 
 __version__ = '0.1.0'

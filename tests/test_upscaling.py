@@ -209,9 +209,9 @@ def test_no_or_too_small_references(upscaler, lq):
         upscaler(lq, [torch.zeros(1, 3, 3, 40)])
 
 
-def test_references_share_the_limit(caplog):
+def test_references_share_the_limit(caplog, monkeypatch):
     small, large = torch.full((1, 3, 100, 50), 0.25), torch.full((1, 3, 200, 300), 0.75)
-    logging.getLogger('basicsr').propagate = True
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
     limited = limit_references([small, large], 0.03)
     assert limited[0] is small
     assert limited[1].shape == (1, 3, 100, 150)

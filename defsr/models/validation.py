@@ -156,13 +156,36 @@ def _save_comparison(model: DEFModel, path: str, row: Mapping, metrics: Mapping)
     }
     if model.gt is not None:
         panels['GT'] = model.gt
-    side = max(16, min(96, *sr.shape[-2:]))
+    side = min(96, *sr.shape[-2:])
     target = bicubic if model.gt is None else model.gt
-    top, left = busiest_window(target, sr, bicubic, side)
+    window = (*busiest_window(target, sr, bicubic, side), side)
+    windows = {name: window for name in panels if name != 'reference'}
+    if len(model.refs) == 1:
+        windows['reference'] = _matched_window(model, window)
     parts = [
         f'{key} {row[f"bicubic_{key}"]:.3f} -> {row[key]:.3f}'
         for key in metrics
         if f'bicubic_{key}' in row
     ]
-    title = row['image'] + (f': bicubic -> DEF: {", ".join(parts)}' if parts else '')
-    save_comparison(path, panels, (top, left, side), title)
+    title = row['image'] + (f', bicubic -> DEF: {", ".join(parts)}' if parts else '')
+    save_comparison(path, panels, windows, title)
+
+
+def _matched_window(model: DEFModel, window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Where most of a window of the result finds its matches in the reference."""
+    top, left, side = window
+    scale = model.opt['scale']
+    result = model.restoration
+    cells = (
+        slice(top // scale, (top + side) // scale),
+        slice(left // scale, (left + side) // scale),
+    )
+    shift = displacement(result.index[:1], result.key_size)[0][(slice(None), *cells)]
+    shift_y, shift_x = (int(x) for x in shift.flatten(1).median(dim=1).values * scale)
+    height, width = model.refs[0].shape[-2:]
+    side = min(side, height, width)
+    return (
+        min(max(0, top + shift_y), height - side),
+        min(max(0, left + shift_x), width - side),
+        side,
+    )

@@ -144,7 +144,7 @@ def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int
     }
     side = min(CROP, *sr.shape[-2:])
     window = (*busiest_window(bicubic, sr, bicubic, side), side)
-    save_comparison(path, panels, window, zoomed=['photo', 'bicubic', 'result'])
+    save_comparison(path, panels, dict.fromkeys(('photo', 'bicubic', 'result'), window))
 
 
 def run(args: argparse.Namespace, tell: Callable[[str], None]) -> None:

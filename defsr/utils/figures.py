@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torchvision.utils import flow_to_image
 
 from defsr.utils.files import atomic_path
 
-COLUMNS = 4
+PANEL_INCHES = 3.2
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -43,49 +42,38 @@ def busiest_window(gt: Tensor, sr: Tensor, other: Tensor, side: int) -> tuple[in
 def save_comparison(
     path: str | Path,
     panels: Mapping[str, Tensor],
-    window: tuple[int, int, int],
+    windows: Mapping[str, tuple[int, int, int]],
     title: str = '',
-    zoomed: Sequence[str] | None = None,
 ) -> Path:
-    """Write labelled panels, and below them the same crop of each, enlarged.
+    """Write labelled panels next to each other, each with an enlarged crop below it.
 
     Args:
         path: the PNG to write, atomically.
-        panels: label -> (1, 3, H, W) RGB in [0, 1]; those of the first panel's size are cropped.
-        window: (row, column, side) of the crop in pixels of the panels.
+        panels: label -> (1, 3, H, W) RGB in [0, 1].
+        windows: label -> (row, column, side) of its crop; panels without one have none.
         title: line above all.
-        zoomed: labels whose crop is shown. Default: every panel of the common size.
     """
     from matplotlib import patches
     from matplotlib.figure import Figure
 
-    size = max((tuple(p.shape[-2:]) for p in panels.values()), key=math.prod)
-    row, column, side = window
-    zoomed = zoomed or [name for name, p in panels.items() if tuple(p.shape[-2:]) == size]
-    columns = min(COLUMNS, len(panels))
-    rows_full = math.ceil(len(panels) / columns)
-    rows_zoom = math.ceil(len(zoomed) / columns)
-    width = 4.2 * columns
-    height_full, height_zoom = width / columns * size[0] / size[1], width / columns
-    heights = [height_full] * rows_full + [height_zoom] * rows_zoom
-    figure = Figure(figsize=(width, sum(heights) + 0.35 * len(heights) + 0.5), dpi=110)
-    grid = figure.subplots(
-        len(heights), columns, squeeze=False, gridspec_kw={'height_ratios': heights}
-    )
+    ratio = max(panel.shape[-2] / panel.shape[-1] for panel in panels.values())
+    width = PANEL_INCHES * len(panels)
+    height = PANEL_INCHES * (ratio + bool(windows)) + 0.9
+    figure = Figure(figsize=(width, height), dpi=120, layout='constrained')
+    ratios = [ratio, 1] if windows else [ratio]
+    grid = figure.subplots(len(ratios), len(panels), squeeze=False, height_ratios=ratios)
     for axis in grid.flat:
         axis.axis('off')
-    for axis, (name, panel) in zip(grid.flat, panels.items(), strict=False):
-        axis.imshow(to_uint8(panel), interpolation='nearest')
-        axis.set_title(name, fontsize=11)
-        if name in zoomed:
-            box = patches.Rectangle((column, row), side, side, fill=False, color='#ff3b30', lw=1.5)
-            axis.add_patch(box)
-    for axis, name in zip(grid[rows_full:].flat, zoomed, strict=False):
-        crop = panels[name][..., row : row + side, column : column + side]
-        axis.imshow(to_uint8(crop), interpolation='nearest')
-        axis.set_title(f'{name}, crop', fontsize=11)
-    figure.suptitle(title, fontsize=13)
-    figure.tight_layout()
+    for column, (name, panel) in enumerate(panels.items()):
+        grid[0, column].imshow(to_uint8(panel), interpolation='nearest')
+        grid[0, column].set_title(name)
+        if name in windows:
+            top, left, side = windows[name]
+            box = patches.Rectangle((left, top), side, side, fill=False, color='#ff3b30', lw=1.5)
+            grid[0, column].add_patch(box)
+            crop = panel[..., top : top + side, left : left + side]
+            grid[1, column].imshow(to_uint8(crop), interpolation='nearest')
+    figure.suptitle(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format='png')
     return Path(path)

@@ -219,7 +219,10 @@ def test_no_image(tmp_path, content):
         read_photo(tmp_path / 'a.png')
 
 
-@pytest.mark.parametrize(('name', 'dtype'), [('a.jpg', 'u1'), ('a.png', 'u1'), ('a.png', 'u2')])
+@pytest.mark.parametrize(
+    ('name', 'dtype'),
+    [('a.jpg', 'u1'), ('a.png', 'u1'), ('a.png', 'u2'), ('a.webp', 'u1')],
+)
 def test_truncated_file(tmp_path, levels, name, dtype):
     array = levels.integers(0, 256, (64, 96, 3)).astype(dtype)
     content = cv2.imencode(name[1:], array)[1].tobytes()
@@ -234,6 +237,15 @@ def promised_png(side: int) -> bytes:
     signed = b'IHDR' + header
     start = b'\x89PNG\r\n\x1a\n\0\0\0\x0d' + signed + struct.pack('>I', zlib.crc32(signed))
     return with_png_chunk(start, b'IDAT', b'')
+
+
+def test_truncated_16_bit_tiff(tmp_path, levels):
+    """Its directory stands in front, so that the header alone looks well."""
+    Image.fromarray(levels.integers(0, 2**16, (64, 96), np.uint16)).save(tmp_path / 'a.tif')
+    content = (tmp_path / 'a.tif').read_bytes()
+    (tmp_path / 'a.tif').write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(ValueError, match='a.tif is damaged: image file is truncated'):
+        read_photo(tmp_path / 'a.tif')
 
 
 def test_too_large_by_header_alone(tmp_path):
