@@ -21,6 +21,7 @@ from defsr.diffusion.sampler import check_sampling, ddnm_sample
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
+from defsr.utils.levels import levels_of, round_to_8_bit
 from defsr.utils.paths import find_pretrained
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
@@ -72,7 +73,7 @@ class Enhancer(nn.Module):
         forms = {
             'unclamped': de,
             'clamped': de.clamp(0, 1),
-            'rounded': _to_levels(de) / 255,
+            'rounded': round_to_8_bit(de),
         }
         return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
 
@@ -229,14 +230,10 @@ def pad_reflect(x: Tensor, multiple: int) -> Tensor:
 
 def content_generator(seed: int, image: Tensor) -> torch.Generator:
     """A generator that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
-    levels = _to_levels(image).to('cpu', torch.uint8).contiguous()
+    levels = levels_of(image).to('cpu', torch.uint8).contiguous()
     key = f'{seed}:{tuple(levels.shape)}:'.encode() + levels.numpy().tobytes()
     digest = hashlib.sha256(key).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
-
-
-def _to_levels(image: Tensor) -> Tensor:
-    return (image.clamp(0, 1) * 255).round()
 
 
 def _build_schedule(

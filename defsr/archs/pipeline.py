@@ -15,6 +15,7 @@ from defsr.ops.matching import match_patches
 from defsr.ops.resize import downsample_bicubic, downsample_pil, upsample_bicubic
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_choice
+from defsr.utils.levels import round_to_8_bit
 
 MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
 MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
@@ -182,7 +183,7 @@ class RefSRPipeline:
 
     def _soften(self, ref: Tensor) -> Tensor:
         """The reference as the LR image sees its scene: degraded as data are, then enlarged."""
-        small = self.degrade(ref, self.scale).clamp(0, 1).mul(255).round().div(255)
+        small = round_to_8_bit(self.degrade(ref, self.scale))
         if self.match_key == 'ref_down_up':
             return upsample_bicubic(small, self.scale).clamp(0, 1)
         return self.enhance(small)

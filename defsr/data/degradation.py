@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from defsr.ops.resize import downsample_bicubic
+from defsr.utils.levels import levels_of, round_to_8_bit
 
 Degradation = Literal['matlab', 'pil']
 DEGRADATIONS = ('matlab', 'pil')
@@ -19,11 +20,6 @@ def crop_to_multiple(image: Tensor, scale: int) -> Tensor:
     """(..., H, W) -> the top left part whose sides are multiples of ``scale``."""
     height, width = image.shape[-2:]
     return image[..., : height - height % scale, : width - width % scale]
-
-
-def round_to_8_bit(image: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to multiples of 1/255, as a saved image would be."""
-    return image.clamp(0, 1).mul(255).round().div(255)
 
 
 def degrade(gt: Tensor, scale: int, degradation: Degradation = 'matlab') -> Tensor:
@@ -43,6 +39,6 @@ def degrade(gt: Tensor, scale: int, degradation: Degradation = 'matlab') -> Tens
     height, width = gt.shape[-2:]
     if height % scale or width % scale:
         raise ValueError(f'gt is {height}x{width} (HxW), no multiple of scale={scale}.')
-    pixels = gt.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = levels_of(gt).to(torch.uint8).permute(1, 2, 0).numpy()
     small = Image.fromarray(pixels).resize((width // scale, height // scale), Image.BICUBIC)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div(255).contiguous()

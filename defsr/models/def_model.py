@@ -51,6 +51,8 @@ class DEFModel(SRGANModel):
         self.net_t = self._frozen('network_t')
         self.degradation = _one_degradation(opt['datasets'])
         self._load_denoiser(opt['path'].get('pretrain_network_e'))
+        if opt['path'].get('pretrain_network_t'):
+            self.load_network(self.net_t, opt['path']['pretrain_network_t'], True, 'params')
         self._check_enhancer(opt)
         self.pipeline = RefSRPipeline(
             self.net_e, self.net_t, opt.get('match_key', 'ref'), self.degradation, opt['scale']

@@ -56,7 +56,9 @@ def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: boo
         if val_opt.get('save_maps'):
             _save_maps(model, osp.splitext(path)[0])
         if val_opt.get('save_comparison'):
-            _save_comparison(model, f'{osp.splitext(path)[0]}_comparison.png', row, metrics)
+            comparison = f'{osp.splitext(path)[0]}_comparison.png'
+            _save_comparison(model, comparison, row, metrics)
+            get_root_logger().info(f'Comparison: {comparison}')
         if tb_logger and number < val_opt.get('tb_images', 4):
             images = [
                 x for x in (model.lq, model.restoration.de, model.output, model.gt) if x is not None

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from defsr.archs.vgg import VGGTrunk
 from defsr.utils.cli import run_cli
+from defsr.utils.files import atomic_path
 
 LAST_LAYER = 'relu4_1'
 CAFFE_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # the mean that the trunk was trained with
@@ -140,7 +139,8 @@ def convert(source: str | Path, out: str | Path, photos: Iterable[Tensor] | None
     trunk.load_state_dict(params)
     rms = measure_rms(trunk, bundled_photos() if photos is None else photos)
     content = {'params': rescale(params, rms), 'vgg_type': 'vgg16', 'layers': LAST_LAYER}
-    _save_atomically(content, Path(out))
+    with atomic_path(out) as temporary:
+        torch.save(content, temporary)
 
 
 def _convs() -> list[str]:
@@ -177,14 +177,6 @@ def _read_h5(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     with h5py.File(file, 'r') as h5:
         h5.visititems(visit)
     return kernels
-
-
-def _save_atomically(content: object, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.convert_vgg_') as folder:
-        part = Path(folder) / out.name
-        torch.save(content, part)
-        os.replace(part, out)
 
 
 def main() -> None:

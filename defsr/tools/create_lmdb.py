@@ -23,6 +23,7 @@ from defsr.data.pair_list import read_pair_list
 from defsr.data.triplet_options import ROOTS
 from defsr.utils.checks import check_between, check_keys
 from defsr.utils.cli import run_cli
+from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
 
 START_MAP_SIZE = 64 * 2**20
 
@@ -67,17 +68,17 @@ def create_lmdb(
     names = {root: _list_names(root, source, pair_list) for root, source in sources.items()}
     finals = {root: Path(out).expanduser() / f'{root}.lmdb' for root in folders}
     for final in finals.values():
-        _clear_remains(final)
+        clear_remains(final)
         if final.exists() and not force:
             raise FileExistsError(f'{final} exists already. Remove it, or replace it with --force.')
     try:
         for root, final in finals.items():
-            _build(sources[root], names[root], _hidden(final, 'tmp'), compress_level)
+            _build(sources[root], names[root], building_folder(final), compress_level)
         for final in finals.values():
-            _publish(final)
+            publish_folder(final)
     finally:
         for final in finals.values():
-            shutil.rmtree(_hidden(final, 'tmp'), ignore_errors=True)
+            shutil.rmtree(building_folder(final), ignore_errors=True)
     return list(finals.values())
 
 
@@ -118,7 +119,7 @@ def _build(source: ImageSource, names: Sequence[str], folder: Path, compress_lev
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _encode(
@@ -147,42 +148,11 @@ def _put(environment: lmdb.Environment, key: bytes, content: bytes) -> None:
             environment.set_mapsize(2 * environment.info()['map_size'])
 
 
-def _publish(final: Path) -> None:
-    """Rename the finished hidden folder; what it replaces is kept until then."""
-    old = _hidden(final, 'old')
-    if final.exists():
-        os.replace(final, old)
-    os.replace(_hidden(final, 'tmp'), final)
-    _sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_remains(final: Path) -> None:
-    """Undo what a killed run left: half a build, or an old LMDB not yet replaced."""
-    shutil.rmtree(_hidden(final, 'tmp'), ignore_errors=True)
-    old = _hidden(final, 'old')
-    if old.exists() and not final.exists():
-        os.replace(old, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hidden(final: Path, suffix: str) -> Path:
-    return final.with_name(f'.{final.name}.{suffix}')
-
-
 def _flag(root: str) -> str:
     return f'--{root.replace("_", "-")}'
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def main() -> None:
+def run() -> None:
     """Read the command line and build the LMDBs."""
     parser = argparse.ArgumentParser(description='Turn folders of images into LMDBs.')
     for root in ROOTS:
@@ -203,5 +173,10 @@ def main() -> None:
     get_root_logger().info(f'Wrote {", ".join(map(str, made))}.')
 
 
+def main() -> None:
+    """Entry point."""
+    run_cli(run)
+
+
 if __name__ == '__main__':
-    run_cli(main)
+    main()

@@ -29,6 +29,8 @@ from defsr.data.pair_synthesis import PairSettings, make_pair
 from defsr.tools.create_lmdb import create_lmdb
 from defsr.utils.checks import check_at_least
 from defsr.utils.cli import run_cli
+from defsr.utils.files import building_folder, clear_remains, publish_folder
+from defsr.utils.levels import levels_of
 
 TRUTH_FILE = 'correspondence.csv'
 OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))
@@ -79,12 +81,12 @@ def make_pairs(
     check_at_least('workers', workers, 1)
     source = ImageSource('--photos', photos)
     final = Path(os.path.abspath(Path(out).expanduser()))
-    _clear_remains(final)  # first: it may bring back a result that must not be overwritten
+    clear_remains(final)  # first: it may bring back a result that must not be overwritten
     _check_out(final, force)
     usable, skipped = _sort_out(source, settings)
     if lmdb:
         _check_keys_for_lmdb(usable)
-    building = _hidden(final, 'tmp')
+    building = building_folder(final)
     try:
         for role in ('gt', 'ref'):
             (building / role).mkdir(parents=True)
@@ -94,7 +96,7 @@ def make_pairs(
         write_correspondences(building / TRUTH_FILE, truths)
         if lmdb:
             create_lmdb({'gt': building / 'gt', 'ref': building / 'ref'}, building)
-        _publish(final)
+        publish_folder(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return PairsReport(len(truths), len(usable), len(skipped))
@@ -125,7 +127,7 @@ def _make_pairs_of(
 
 def _read_photo(source: ImageSource, name: str) -> np.ndarray:
     """(H, W, 3) RGB uint8."""
-    return source.read(name).mul(255).round().byte().permute(1, 2, 0).numpy()
+    return levels_of(source.read(name)).byte().permute(1, 2, 0).numpy()
 
 
 def _map(
@@ -194,28 +196,6 @@ def _check_out(final: Path, force: bool) -> None:
             f'--out {final} holds {strange[0]!r}, which --force would remove with the pairs. '
             'Choose another folder.'
         )
-
-
-def _publish(final: Path) -> None:
-    """Rename the finished hidden folder; what it replaces is kept until then."""
-    old = _hidden(final, 'old')
-    if final.exists():
-        os.replace(final, old)
-    os.replace(_hidden(final, 'tmp'), final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_remains(final: Path) -> None:
-    """Undo what a killed run left: half a build, or an old result not yet replaced."""
-    shutil.rmtree(_hidden(final, 'tmp'), ignore_errors=True)
-    old = _hidden(final, 'old')
-    if old.exists() and not final.exists():
-        os.replace(old, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hidden(final: Path, suffix: str) -> Path:
-    return final.with_name(f'.{final.name}.{suffix}')
 
 
 def _parser() -> argparse.ArgumentParser:

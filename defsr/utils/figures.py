@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from torchvision.utils import flow_to_image
 
 from defsr.utils.files import atomic_path
+from defsr.utils.levels import levels_of
 
 PANEL_INCHES = 3.2
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
     """(1,3,H,W) or (3,H,W) in [0, 1] -> (H,W,3) RGB uint8: clamped, then rounded."""
-    image = image.detach().float().cpu().clamp(0, 1)
-    return image.reshape(image.shape[-3:]).mul(255).round().byte().permute(1, 2, 0).numpy()
+    image = levels_of(image.detach().float().cpu())
+    return image.reshape(image.shape[-3:]).byte().permute(1, 2, 0).numpy()
 
 
 def match_colours(flow_yx: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,5 +23,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(temporary, 'rb') as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def building_folder(final: Path) -> Path:
+    """The hidden sibling in which a folder is built before ``publish_folder`` renames it."""
+    return _hidden(final, 'tmp')
+
+
+def publish_folder(final: Path) -> None:
+    """Rename the finished ``building_folder``; what it replaces is kept until then."""
+    old = _hidden(final, 'old')
+    if final.exists():
+        os.replace(final, old)
+    os.replace(building_folder(final), final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_remains(final: Path) -> None:
+    """Undo what a killed run left: half a build, or an old result not yet replaced."""
+    shutil.rmtree(building_folder(final), ignore_errors=True)
+    old = _hidden(final, 'old')
+    if old.exists() and not final.exists():
+        os.replace(old, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hidden(final: Path, suffix: str) -> Path:
+    return final.with_name(f'.{final.name}.{suffix}')

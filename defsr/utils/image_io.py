@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from defsr.utils.files import atomic_path
+from defsr.utils.levels import levels_of
 
 READABLE = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 # Output extension -> (Pillow's format, largest side it can hold).
@@ -168,8 +169,7 @@ def to_grey(rgb: Tensor) -> Tensor:
 
 def to_levels(image: Tensor, bit_depth: int) -> np.ndarray:
     """(1,C,H,W) in [0, 1] -> (H,W,C), or (H,W) if C = 1: clamped, rounded, uint8 or uint16."""
-    top = 2**bit_depth - 1
-    levels = image[0].detach().cpu().float().clamp(0, 1).mul_(top).round_().permute(1, 2, 0)
+    levels = levels_of(image[0].detach().cpu().float(), bit_depth).permute(1, 2, 0)
     levels = levels.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
     return levels[..., 0] if levels.shape[-1] == 1 else levels
 

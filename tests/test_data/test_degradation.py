@@ -8,7 +8,8 @@ import torch
 from basicsr.utils.matlab_functions import imresize
 from PIL import Image
 
-from defsr.data.degradation import crop_to_multiple, degrade, round_to_8_bit
+from defsr.data.degradation import crop_to_multiple, degrade
+from defsr.utils.levels import round_to_8_bit
 
 
 @pytest.fixture

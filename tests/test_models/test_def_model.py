@@ -9,6 +9,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from torchvision.utils import save_image
@@ -326,6 +327,15 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     monkeypatch.setattr(model.net_e, 'forward', refuse)
     train(model, opt, 1, 1)
     torch.testing.assert_close(model.de, model.gt)
+
+
+def test_weights_of_the_extractor_can_be_given(opt, tmp_path):
+    donor = build_network(opt['network_t'])
+    other = {key: value + 1 for key, value in donor.state_dict().items()}
+    torch.save({'params': other}, tmp_path / 't.pth')
+    opt['path']['pretrain_network_t'] = str(tmp_path / 't.pth')
+    loaded = build_model(deepcopy(opt)).net_t.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in other.items())
 
 
 def test_the_log_is_quiet_about_layers(opt, caplog):

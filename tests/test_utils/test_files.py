@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from defsr.utils.files import atomic_path
+from defsr.utils.files import atomic_path, building_folder, clear_remains, publish_folder
 
 
 def test_appears_when_the_block_ends(tmp_path):
@@ -24,3 +24,23 @@ def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert target.read_text() == 'old'
     assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_a_folder_replaces_the_old_one_at_once(tmp_path):
+    final = tmp_path / 'set'
+    for content in ('first', 'second'):
+        building_folder(final).mkdir()
+        (building_folder(final) / 'a.txt').write_text(content)
+        publish_folder(final)
+        assert (final / 'a.txt').read_text() == content
+    assert [p.name for p in tmp_path.iterdir()] == ['set']
+
+
+def test_what_a_killed_run_left_is_undone(tmp_path):
+    final = tmp_path / 'set'
+    building_folder(final).mkdir()
+    (tmp_path / '.set.old').mkdir()
+    (tmp_path / '.set.old/a.txt').write_text('kept')
+    clear_remains(final)
+    assert (final / 'a.txt').read_text() == 'kept'
+    assert [p.name for p in tmp_path.iterdir()] == ['set']
