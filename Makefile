@@ -18,6 +18,7 @@ setup: $(READY)
 # pip would fetch a second torch for that.
 $(READY): setup.py
 	@test -n "$(PYTHON)" || { echo 'error: no Python 3.10, 3.11 or 3.12 found; set PYTHON=...'; exit 2; }
+	@echo 'Setting up $(VENV) with $(PYTHON); PyTorch is large, this takes some minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(foreach package,$(TORCH),'$(package)')
 	$(BIN)/pip install --quiet setuptools wheel cython numpy

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from photos import read_rgb
 
 import defsr  # noqa: F401  (registers everything, applies the patches)
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -27,14 +24,6 @@ def stereo_paths() -> tuple[Path, Path]:
     skimage = pytest.importorskip('skimage')
     folder = Path(skimage.__file__).parent / 'data'
     return folder / 'motorcycle_left.png', folder / 'motorcycle_right.png'
-
-
-def read_rgb(path: Path) -> torch.Tensor:
-    """An image file as (1, 3, H, W) RGB float32 in [0, 1]."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert bgr is not None, path
-    rgb = np.ascontiguousarray(bgr[..., ::-1].transpose(2, 0, 1))
-    return torch.from_numpy(rgb).float().div(255).unsqueeze(0)
 
 
 @pytest.fixture(scope='session')
