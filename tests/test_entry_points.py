@@ -25,7 +25,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         timeout=240,
-        env=os.environ | {'OMP_NUM_THREADS': '2'},
+        env=os.environ | {'OMP_NUM_THREADS': '1'},  # small work; threads would only wait
     )
 
 
