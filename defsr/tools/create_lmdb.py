@@ -15,14 +15,13 @@ from pathlib import Path
 
 import cv2
 import lmdb
-from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 from defsr.data.image_source import ImageSource, decode_array, image_key
 from defsr.data.pair_list import read_pair_list
 from defsr.data.triplet_options import ROOTS
 from defsr.utils.checks import check_between, check_keys
-from defsr.utils.cli import run_cli
+from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
 
 START_MAP_SIZE = 64 * 2**20
@@ -170,7 +169,7 @@ def run() -> None:
         compress_level=args.compress_level,
         force=args.force,
     )
-    get_root_logger().info(f'Wrote {", ".join(map(str, made))}.')
+    tell(f'Wrote {", ".join(map(str, made))}.')
 
 
 def main() -> None:

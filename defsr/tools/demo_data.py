@@ -9,9 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from basicsr.utils import get_root_logger
-
-from defsr.utils.cli import run_cli
+from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import atomic_path
 
 FOLDER = Path('datasets/demo')
@@ -43,7 +41,7 @@ def copy_demo_images(folder: Path = FOLDER) -> Path:
 
 def main() -> None:
     """Entry point."""
-    run_cli(lambda: get_root_logger().info(f'Demo images: {copy_demo_images()}'))
+    run_cli(lambda: tell(f'Demo images: {copy_demo_images()}'))
 
 
 if __name__ == '__main__':

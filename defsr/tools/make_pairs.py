@@ -28,7 +28,7 @@ from defsr.data.image_source import ImageSource, image_key
 from defsr.data.pair_synthesis import PairSettings, make_pair
 from defsr.tools.create_lmdb import create_lmdb
 from defsr.utils.checks import check_at_least
-from defsr.utils.cli import run_cli
+from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import building_folder, clear_remains, publish_folder
 from defsr.utils.levels import levels_of
 
@@ -240,7 +240,7 @@ def _run() -> None:
         lmdb=args.lmdb,
         force=args.force,
     )
-    get_root_logger().info(
+    tell(
         f'Wrote {report.num_pairs} pairs of {report.num_photos} photos to {args.out} '
         f'({report.num_skipped} skipped as too small).'
     )

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from defsr.upscaling import (
     enlarge_alpha,
 )
 from defsr.utils.checks import check_at_least
-from defsr.utils.cli import run_cli
+from defsr.utils.cli import run_cli, tell
 from defsr.utils.figures import busiest_window, save_comparison
 from defsr.utils.image_io import (
     MAX_MEGAPIXELS,
@@ -147,12 +145,11 @@ def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int
     save_comparison(path, panels, dict.fromkeys(('photo', 'bicubic', 'result'), window))
 
 
-def run(args: argparse.Namespace, tell: Callable[[str], None]) -> None:
+def run(args: argparse.Namespace) -> None:
     """Read, super-resolve, write.
 
     Args:
         args: as of ``parse_arguments``.
-        tell: called with each line for the person.
     """
     check_arguments(args)
     start = time.perf_counter()
@@ -190,7 +187,7 @@ def upscale() -> None:
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        run(args, lambda line: tqdm.write(line, file=sys.stderr))
+        run(args)
     finally:
         logger.setLevel(level)
 

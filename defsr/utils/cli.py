@@ -5,6 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
+
+def tell(line: str) -> None:
+    """One line for the person at the command line, beside any progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
 
 def run_cli(main: Callable[[], None]) -> None:
     """Run ``main``; a ValueError or OSError becomes one line on stderr and exit status 2.
