@@ -24,7 +24,7 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['pytest', 'pytest-timeout', 'ruff'],
+        'dev': ['pytest', 'pytest-timeout', 'ruff', 'h5py'],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
     },
     entry_points={
