@@ -142,6 +142,19 @@ class Images(torch.utils.data.Dataset):
         return i
 
 
+def loader_options(train):
+    """What BasicSR reads to make its loaders: one process, 200 iterations."""
+    return {
+        'datasets': {'train': train},
+        'train': {'total_iter': 200},
+        'num_gpu': 0,
+        'dist': False,
+        'world_size': 1,
+        'rank': 0,
+        'manual_seed': 0,
+    }
+
+
 @pytest.mark.parametrize(
     ('images', 'batch', 'enlarge', 'per_epoch', 'per_pass'),
     [(10, 9, 1, 1, 2), (10, 9, 20, 22, 2), (20, 4, 3, 15, 5)],
@@ -152,15 +165,7 @@ def test_every_iteration_is_run(
     """BasicSR alone stops ten images at batch 9 after 101 of 200 iterations."""
     monkeypatch.setattr(pipelines, 'build_dataset', lambda opt: Images(images))
     train = {'phase': 'train', 'num_worker_per_gpu': 0, 'batch_size_per_gpu': batch}
-    opt = {
-        'datasets': {'train': {**train, 'dataset_enlarge_ratio': enlarge}},
-        'train': {'total_iter': 200},
-        'num_gpu': 0,
-        'dist': False,
-        'world_size': 1,
-        'rank': 0,
-        'manual_seed': 0,
-    }
+    opt = loader_options({**train, 'dataset_enlarge_ratio': enlarge})
     logger = logging.getLogger('silent')
     loader, _, _, epochs, total = pipelines.create_train_val_dataloader(opt, logger)
     assert len(loader) == per_epoch
@@ -171,14 +176,6 @@ def test_every_iteration_is_run(
 def test_fewer_images_than_a_batch(pipelines, monkeypatch):
     monkeypatch.setattr(pipelines, 'build_dataset', lambda opt: Images(5))
     train = {'phase': 'train', 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 9}
-    opt = {
-        'datasets': {'train': train},
-        'train': {'total_iter': 200},
-        'num_gpu': 0,
-        'dist': False,
-        'world_size': 1,
-        'rank': 0,
-        'manual_seed': 0,
-    }
+    opt = loader_options(train)
     with pytest.raises(ValueError, match='has 5 images, fewer than one batch of 9'):
         pipelines.create_train_val_dataloader(opt, logging.getLogger('silent'))

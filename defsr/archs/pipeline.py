@@ -154,6 +154,7 @@ class RefSRPipeline:
         tile: int,
         overlap: int = 16,
         de: Tensor | None = None,
+        ref_des: Sequence[Tensor] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Restoration:
         """As ``restore`` for large inputs: matching and restoration run tile by tile.
@@ -162,10 +163,11 @@ class RefSRPipeline:
             tile: inner side of a tile in LR pixels, >= 16.
             overlap: context on each side in LR pixels; cut off again.
             de: I_DE of the whole image, if at hand.
+            ref_des: see ``prepare``.
             progress: called with (tiles done, tiles) after each tile.
         """
         de = self.enhance(lq) if de is None else de
-        references = self.prepare(refs)
+        references = self.prepare(refs, ref_des)
         index = lq.new_zeros((len(lq), *lq.shape[-2:]), dtype=torch.int64)
         confidence = lq.new_zeros((len(lq), *lq.shape[-2:]))
         sr = torch.empty_like(de)

@@ -218,7 +218,7 @@ class DEFModel(SRGANModel):
         with torch.no_grad():
             if tile:
                 self.restoration = self.pipeline.restore_tiled(
-                    net_g, self.lq, self.refs, tile=tile, de=self.de
+                    net_g, self.lq, self.refs, tile=tile, de=self.de, ref_des=self.ref_des
                 )
             else:
                 self.restoration = self._forward(net_g)

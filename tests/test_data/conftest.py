@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Augmentation draws from Python's generator; no test depends on another."""
+    state = random.getstate()
+    random.seed(20)
+    yield
+    random.setstate(state)
 
 
 @pytest.fixture

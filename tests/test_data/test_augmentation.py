@@ -10,14 +10,6 @@ import torch
 from defsr.data.augmentation import Dihedral, Position, crop, draw_item
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    state = random.getstate()
-    random.seed(20)
-    yield
-    random.setstate(state)
-
-
 def test_dihedral_is_flips_then_transpose():
     image = torch.arange(6.0).view(1, 2, 3)
     assert torch.equal(Dihedral()(image), image)

@@ -20,14 +20,6 @@ from defsr.data.ref_triplet_dataset import RefTripletDataset
 from defsr.tools.create_lmdb import create_lmdb
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    state = random.getstate()
-    random.seed(20)
-    yield
-    random.setstate(state)
-
-
 def read(path) -> torch.Tensor:
     return decode_image(path.read_bytes(), str(path))
 

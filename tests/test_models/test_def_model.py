@@ -327,6 +327,8 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     monkeypatch.setattr(model.net_e, 'forward', refuse)
     train(model, opt, 1, 1)
     torch.testing.assert_close(model.de, model.gt)
+    model.opt['val']['tile'] = 64
+    model.test()
 
 
 def test_weights_of_the_extractor_can_be_given(opt, tmp_path):
