@@ -3,6 +3,7 @@
 import os
 
 from defsr import compat
+from defsr.utils import distributed
 from defsr.utils.cli import run_cli
 
 
@@ -12,6 +13,7 @@ def test() -> None:
     from basicsr.test import test_pipeline
 
     test_pipeline(os.getcwd())
+    distributed.leave()
 
 
 def main() -> None:

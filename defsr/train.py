@@ -3,6 +3,7 @@
 import os
 
 from defsr import compat
+from defsr.utils import distributed
 from defsr.utils.cli import run_cli
 
 
@@ -12,6 +13,7 @@ def train() -> None:
     from basicsr.train import train_pipeline
 
     train_pipeline(os.getcwd())
+    distributed.leave()
 
 
 def main() -> None:

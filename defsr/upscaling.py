@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_at_least, check_image, check_keys
 from defsr.utils.image_form import Image, ImageForm, is_image
 from defsr.utils.options import load_options
-from defsr.utils.paths import REPOSITORY, find_pretrained
+from defsr.utils.paths import REPOSITORY
+from defsr.utils.weights import check_same_layout, read_weights
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
 NETWORK_KEYS = (
     'scale', 'match_key', 'degradation', 'network_e', 'network_t', 'network_g', 'path',
 )  # fmt: skip
-CONTAINERS = ('params_ema', 'params')
 MIN_TILE = 16
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
@@ -114,10 +113,12 @@ class Upscaler:
             )
         opt = load_options(options)
         check_keys(Path(options).name, opt, NETWORK_KEYS)
-        file = find_pretrained(weights or opt['path']['pretrain_network_g'])
         self.scale = opt['scale']
         self.net_g = self._build(opt['network_g'])
-        load_weights(self.net_g, file)
+        if weights is None:
+            load_weights(self.net_g, opt['path']['pretrain_network_g'], 'path:pretrain_network_g')
+        else:
+            load_weights(self.net_g, weights)
         self.pipeline = RefSRPipeline(
             self._build(opt['network_e']),
             self._build(opt['network_t']),
@@ -194,27 +195,17 @@ def pick_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def load_weights(net: nn.Module, file: str | Path) -> None:
-    """Load a checkpoint of BasicSR's strictly, the EMA weights if it has them.
+def load_weights(net: nn.Module, file: str | Path, option: str = '--weights') -> None:
+    """Load a checkpoint of ``network_g`` strictly, the EMA weights if it has them.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: for a file that is no checkpoint of plain tensors, or of another network.
     """
-    try:
-        content = torch.load(file, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise ValueError(
-            f'Weights {file} are no PyTorch file of plain tensors: {error!r}'
-        ) from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f'Weights {file} hold a {type(content).__name__}, not a state dict.')
-    state = next((content[key] for key in CONTAINERS if key in content), content)
-    try:
-        net.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'Weights {file} are not for the network of {NETWORK.name}: {error}'
-        ) from None
+    state = read_weights(file, option=option)
+    network = f'network_g of {NETWORK.name}'
+    check_same_layout(file, state, net.state_dict(), option=option, network=network)
+    net.load_state_dict(state)
 
 
 def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tensor]:

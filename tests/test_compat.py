@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import pickle
 import sys
 
 import pytest
@@ -24,6 +22,14 @@ train: {total_iter: 10, optim_g: {lr: 1}}
 logger: {print_freq: 1, save_checkpoint_freq: 1}
 """
 
+PATCHED = (
+    'parse_options',
+    'load_resume_state',
+    'init_tb_logger',
+    'create_train_val_dataloader',
+    'build_model',
+)
+
 
 @pytest.fixture
 def pipelines(tmp_path, monkeypatch):
@@ -33,7 +39,7 @@ def pipelines(tmp_path, monkeypatch):
     import basicsr.utils.options
 
     for module in (basicsr.train, basicsr.test):
-        for name in ('parse_options', 'load_resume_state', 'create_train_val_dataloader'):
+        for name in PATCHED:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.chdir(tmp_path)
@@ -84,98 +90,16 @@ def test_a_gpu_that_is_not_there(pipelines, monkeypatch):
     assert parse(pipelines, monkeypatch, '--force_yml', 'num_gpu=auto')['num_gpu'] == 0
 
 
-def resume_options(tmp_path, **networks):
-    states = tmp_path / 'states'
-    states.mkdir(exist_ok=True)
-    path = {'training_states': str(states), 'models': 'models', 'resume_state': None}
-    return {'auto_resume': True, 'num_gpu': 0, 'path': path, **networks}, states
+def test_a_seed_of_its_own_is_marked(pipelines, monkeypatch, tmp_path):
+    assert parse(pipelines, monkeypatch)['seed_was_drawn'] is False
+    (tmp_path / 'o.yml').write_text(MINIMAL.replace('manual_seed: 0', ''))
+    opt = parse(pipelines, monkeypatch)
+    assert opt['seed_was_drawn'] is True and isinstance(opt['manual_seed'], int)
 
 
-def test_resume_without_cuda_takes_the_newest_state(pipelines, tmp_path):
-    from collections import Counter
-
-    opt, states = resume_options(tmp_path, network_g={}, network_e={}, network_t={})
-    opt['path']['pretrain_network_e'] = 'denoiser.pt'
-    for iteration in (8, 16):
-        scheduler = {'milestones': Counter([5])}
-        state = {'iter': iteration, 'epoch': 1, 'optimizers': [], 'schedulers': [scheduler]}
-        torch.save(state, states / f'{iteration}.state')
-    state = pipelines.load_resume_state(opt)
-    assert state['iter'] == 16
-    assert opt['path']['pretrain_network_g'].endswith('net_g_16.pth')
-    assert opt['path']['pretrain_network_e'] == 'denoiser.pt', 'frozen networks are never saved'
-    assert 'pretrain_network_t' not in opt['path']
-
-
-def test_nothing_to_resume(pipelines, tmp_path):
-    opt, _ = resume_options(tmp_path)
-    assert pipelines.load_resume_state(opt) is None
-    opt['auto_resume'] = False
-    opt['path']['resume_state'] = 'none.state'
-    with pytest.raises(FileNotFoundError, match='path:resume_state is none.state'):
-        pipelines.load_resume_state(opt)
-
-
-class Attack:
-    def __reduce__(self):
-        import os
-
-        return os.mkdir, ('pwned',)
-
-
-def test_a_state_cannot_run_code(pipelines, tmp_path):
-    opt, states = resume_options(tmp_path)
-    torch.save({'iter': 1, 'x': Attack()}, states / '1.state')
-    with pytest.raises(pickle.UnpicklingError):
-        pipelines.load_resume_state(opt)
-    assert not (tmp_path / 'pwned').exists()
-
-
-class Images(torch.utils.data.Dataset):
-    def __init__(self, number):
-        self.number = number
-
-    def __len__(self):
-        return self.number
-
-    def __getitem__(self, i):
-        return i
-
-
-def loader_options(train):
-    """What BasicSR reads to make its loaders: one process, 200 iterations."""
-    return {
-        'datasets': {'train': train},
-        'train': {'total_iter': 200},
-        'num_gpu': 0,
-        'dist': False,
-        'world_size': 1,
-        'rank': 0,
-        'manual_seed': 0,
-    }
-
-
-@pytest.mark.parametrize(
-    ('images', 'batch', 'enlarge', 'per_epoch', 'per_pass'),
-    [(10, 9, 1, 1, 2), (10, 9, 20, 22, 2), (20, 4, 3, 15, 5)],
-)
-def test_every_iteration_is_run(
-    pipelines, monkeypatch, images, batch, enlarge, per_epoch, per_pass
-):
-    """BasicSR alone stops ten images at batch 9 after 101 of 200 iterations."""
-    monkeypatch.setattr(pipelines, 'build_dataset', lambda opt: Images(images))
-    train = {'phase': 'train', 'num_worker_per_gpu': 0, 'batch_size_per_gpu': batch}
-    opt = loader_options({**train, 'dataset_enlarge_ratio': enlarge})
-    logger = logging.getLogger('silent')
-    loader, _, _, epochs, total = pipelines.create_train_val_dataloader(opt, logger)
-    assert len(loader) == per_epoch
-    assert epochs * len(loader) >= total == 200
-    assert opt['train']['num_iter_per_pass'] == per_pass
-
-
-def test_fewer_images_than_a_batch(pipelines, monkeypatch):
-    monkeypatch.setattr(pipelines, 'build_dataset', lambda opt: Images(5))
-    train = {'phase': 'train', 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 9}
-    opt = loader_options(train)
-    with pytest.raises(ValueError, match='has 5 images, fewer than one batch of 9'):
-        pipelines.create_train_val_dataloader(opt, logging.getLogger('silent'))
+def test_a_launcher_without_its_environment(pipelines, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(ValueError, match='needs RANK, .* Start with `torchrun'):
+        parse(pipelines, monkeypatch, '--launcher', 'pytorch')
+    with pytest.raises(ValueError, match='needs SLURM_PROCID, SLURM_NTASKS .* `srun`'):
+        parse(pipelines, monkeypatch, '--launcher', 'slurm')

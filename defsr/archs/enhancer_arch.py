@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -22,10 +21,9 @@ from defsr.diffusion.schedule import NoiseSchedule
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
 from defsr.utils.levels import levels_of, round_to_8_bit
-from defsr.utils.paths import find_pretrained
+from defsr.utils.weights import check_same_layout, read_weights
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
-CONTAINERS = ('params_ema', 'ema', 'params')
 SAMPLING_SCHEDULE = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
 TRAINING_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}
 DIFFUSION = {
@@ -200,8 +198,10 @@ class DDNMEnhancer(Enhancer):
             FileNotFoundError: if there is no such file.
             ValueError: if it holds no state dict, or that of another architecture.
         """
-        state = _read_state_dict(find_pretrained(path), param_key)
-        _check_same_layout(path, state, self.denoiser.state_dict())
+        option = 'path:pretrain_network_e'
+        state = read_weights(path, option=option, param_key=param_key)
+        wanted = self.denoiser.state_dict()
+        check_same_layout(path, state, wanted, option=option, network='network_e:denoiser')
         self.denoiser.load_state_dict(state)
 
     def _predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -252,44 +252,3 @@ def _build_denoiser(block: Mapping[str, object]) -> nn.Module:
     name = opt.pop('type')
     check_choice('network_e:denoiser:type', name, [known for known, _ in ARCH_REGISTRY])
     return ARCH_REGISTRY.get(name)(**opt)
-
-
-def _read_state_dict(path: Path, param_key: str | None) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path} is no file of plain weights: {reason}') from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f'{path} holds a {type(content).__name__}, expected a state dict.')
-    found = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
-    if param_key is not None:
-        if not isinstance(content.get(param_key), Mapping):
-            raise ValueError(f'{path} has no state dict `{param_key}`; it has {found or "none"}.')
-        content = content[param_key]
-    elif found:
-        content = content[found[0]]
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f'{path} holds no state dict; its keys are {sorted(content)[:5]}.')
-    return {key.removeprefix('module.'): value for key, value in content.items()}
-
-
-def _check_same_layout(
-    path: str | Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> None:
-    both = [key for key in wanted if key in state]
-    wrong = {
-        'missing': [key for key in wanted if key not in state],
-        'unexpected': [key for key in state if key not in wanted],
-        'of another shape': [
-            f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
-            for key in both
-            if state[key].shape != wanted[key].shape
-        ],
-    }
-    parts = [f'{len(keys)} {what} ({", ".join(keys[:3])})' for what, keys in wrong.items() if keys]
-    if parts:
-        raise ValueError(
-            f'{path} is of another architecture than network_e:denoiser: {"; ".join(parts)}. '
-            'Change the options of the denoiser, or path:pretrain_network_e.'
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from defsr.utils.checks import check_choice, check_image
 from defsr.utils.paths import find_pretrained
+from defsr.utils.weights import check_same_layout, read_checkpoint, state_dict_of
 
 VGG_TYPES = ('vgg16', 'vgg19')
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,6 +38,7 @@ class VGGTrunk(nn.Module):
             ``defsr.tools.convert_vgg``, or torchvision's VGG state dict
             (``vgg19-dcbb9e9d.pth``). ``none``: untrained, always the same random numbers.
             Default: ``torchvision``.
+        option (str): the option that ``weights`` came from, for messages.
 
     Raises:
         ValueError: for an unknown layer or type, and for a file of another type, without a layer
@@ -47,7 +48,12 @@ class VGGTrunk(nn.Module):
     """
 
     def __init__(
-        self, layers: Sequence[str], vgg_type: str = 'vgg19', weights: str = 'torchvision'
+        self,
+        layers: Sequence[str],
+        vgg_type: str = 'vgg19',
+        weights: str = 'torchvision',
+        *,
+        option: str = 'network_t:weights',
     ) -> None:
         super().__init__()
         names = NAMES[check_choice('vgg_type', vgg_type, VGG_TYPES)]
@@ -71,7 +77,7 @@ class VGGTrunk(nn.Module):
         elif weights == 'torchvision':
             self.load_state_dict(_download(vgg_type))
         else:
-            self.load_state_dict(_read_trunk(weights, vgg_type, needed=self.state_dict()))
+            self.load_state_dict(_read_trunk(weights, vgg_type, self.state_dict(), option))
         self.requires_grad_(False)
         self.eval()
 
@@ -107,14 +113,15 @@ def convert_torchvision(state: Mapping[str, Tensor], vgg_type: str) -> dict[str,
     Raises:
         ValueError: if the state dict is not that of ``vgg_type`` without batch normalisation.
     """
-    found = {int(key.split('.')[1]) for key in state if key.startswith('features.')}
+    found = {key for key in state if key.startswith('features.')}
     for other in VGG_TYPES:
         convs = {i for i, name in enumerate(NAMES[other]) if name.startswith('conv')}
-        if found == convs and other != vgg_type:
+        names = {f'features.{i}.{kind}' for i in convs for kind in ('weight', 'bias')}
+        if found == names and other != vgg_type:
             raise ValueError(
                 f'The weights are a {other}, but vgg_type is {vgg_type}. Set `vgg_type: {other}`.'
             )
-        if found == convs:
+        if found == names:
             params = {
                 f'{NAMES[other][i]}.{kind}': state[f'features.{i}.{kind}'].float()
                 for i in sorted(convs)
@@ -176,30 +183,29 @@ def _download(vgg_type: str) -> dict[str, Tensor]:
     return convert_torchvision(state, vgg_type)
 
 
-def _read_trunk(path: str | Path, vgg_type: str, needed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A weight file -> what ``needed`` names, and perhaps more. Errors as in ``VGGTrunk``."""
-    file = find_pretrained(path)
-    try:
-        content = torch.load(file, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f'weights: {file} is no PyTorch file of plain tensors ({error}).'
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f'weights: {file} holds a {type(content).__name__}, not a state dict.')
+def _read_trunk(
+    path: str | Path, vgg_type: str, needed: Mapping[str, Tensor], option: str
+) -> dict[str, Tensor]:
+    """A weight file -> what ``needed`` names. Errors as in ``VGGTrunk``."""
+    file = find_pretrained(path, option)
+    content = read_checkpoint(file, option=option)
     if 'params' not in content:
-        return convert_torchvision(content, vgg_type)
-    if content.get('vgg_type') != vgg_type:
+        params = convert_torchvision(state_dict_of(content, file, option), vgg_type)
+    elif content.get('vgg_type') != vgg_type:
         raise ValueError(
-            f'weights: {file} is a {content.get("vgg_type")}, but vgg_type is {vgg_type}. '
-            f'Set `vgg_type: {content.get("vgg_type")}` or use other weights.'
+            f'{option} is {file}, which is a {content.get("vgg_type")}, but vgg_type is '
+            f'{vgg_type}. Set `vgg_type: {content.get("vgg_type")}` or use other weights.'
         )
-    params = content['params']
+    else:
+        params = state_dict_of(content, file, option, 'params')
     missing = [key for key in needed if key not in params]
     if missing:
         asked = [key.split('.')[0] for key in missing]
         raise ValueError(
-            f'weights: {file} ends at {content.get("layers")} and has no {", ".join(asked[::2])}. '
+            f'{option} is {file}, which ends at {content.get("layers")} and has no '
+            f'{", ".join(dict.fromkeys(asked))}. '
             'Ask for earlier layers, or use weights that go deeper.'
         )
-    return dict(params)
+    state = {key: params[key] for key in needed}
+    check_same_layout(file, state, needed, option=option, network=vgg_type)
+    return state

@@ -56,7 +56,8 @@ class TexturePerceptualLoss(PerceptualLoss):
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.layer_weights = dict(layer_weights)
-        self.vgg = VGGTrunk(list(layer_weights), vgg_type, weights)
+        option = 'train:perceptual_opt:weights'
+        self.vgg = VGGTrunk(list(layer_weights), vgg_type, weights, option=option)
         if not use_input_norm:
             self.vgg.mean.zero_()
             self.vgg.std.fill_(1)

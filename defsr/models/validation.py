@@ -14,8 +14,10 @@ from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
+from defsr.data.shards import gather_rows
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
+from defsr.utils import distributed
 from defsr.utils.figures import (
     busiest_window,
     match_colours,
@@ -35,12 +37,14 @@ def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: boo
     Beside BasicSR's log line and images: a CSV with every image's metrics, a table with the
     bicubic baseline (``compare_bicubic``), labelled comparisons (``save_comparison``), the match
     and confidence maps (``save_maps``) and LR / I_DE / SR / GT in TensorBoard (``tb_images``).
+    Of several processes each runs its shard of the images; the first one reports.
     """
     val_opt = model.opt['val']
     dataset_name = dataloader.dataset.opt['name']
     metrics = val_opt.get('metrics') or {}
     rows = []
-    progress = tqdm(dataloader, unit='image', disable=not val_opt.get('pbar', False))
+    with_bar = val_opt.get('pbar', False) and distributed.is_main()
+    progress = tqdm(dataloader, unit='image', disable=not with_bar)
     for number, data in enumerate(progress):
         name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
         progress.set_description(f'{dataset_name} {name}')
@@ -65,6 +69,7 @@ def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: boo
             ]
             strip = side_by_side([images[1], images[0], *images[2:]])
             tb_logger.add_image(f'{dataset_name}/{name}', strip, current_iter)
+    rows = gather_rows(rows, dataloader.dataset)
     _report(model, dataset_name, current_iter, tb_logger, rows, metrics)
 
 
@@ -99,7 +104,8 @@ def _report(
     """BasicSR's log line and best values, the CSV, the table."""
     log_dir = model.opt['path']['log']
     path = osp.join(log_dir, 'metrics', f'{dataset_name}_{current_iter}.csv')
-    _write_csv(path, rows)
+    if distributed.is_main():
+        _write_csv(path, rows)
     measured = [row for row in rows if all(name in row for name in metrics)]
     if metrics and measured:
         model._initialize_best_metric_results(dataset_name)

@@ -41,8 +41,35 @@ def check_at_least(name: str, value: Number, minimum: Number) -> Number:
     """Return ``value`` if it is a number of at least ``minimum``; ValueError if not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
-    if value < minimum:
+    if not value >= minimum:
         raise ValueError(f'{name} is {value}, but must be at least {minimum}.')
+    return value
+
+
+def check_whole(name: str, value: Number, minimum: int) -> int:
+    """Return ``value`` as int if it is a whole number (5e3 is) of at least ``minimum``."""
+    check_at_least(name, value, minimum)
+    if value != value // 1 or value == float('inf'):
+        raise ValueError(f'{name} is {value}, but must be a whole number. Nearest: {value:.0f}.')
+    return int(value)
+
+
+def check_block(name: str, value: object) -> Mapping[str, object]:
+    """Return ``value`` if it is a block of options, ``key: value`` lines; ValueError if not."""
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f'{name} is {value!r}, but must be a block of `key: value` lines. '
+            'Indent its options below it.'
+        )
+    return value
+
+
+def check_above(name: str, value: Number, limit: Number) -> Number:
+    """Return ``value`` if it is a number above ``limit``; ValueError if not (so for NaN)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
+    if not value > limit:
+        raise ValueError(f'{name} is {value}, but must be above {limit}.')
     return value
 
 

@@ -316,7 +316,7 @@ def test_another_architecture_is_refused_and_leaves_no_trace(tmp_path, change, m
     state = filled_with(enhancer.denoiser, 1)
     change(state)
     torch.save({'params': state}, tmp_path / 'w.pth')
-    with pytest.raises(ValueError, match=f'w.pth is of another architecture.*{message}'):
+    with pytest.raises(ValueError, match=f'w.pth, which is of another architecture.*{message}'):
         enhancer.load_denoiser(tmp_path / 'w.pth')
     for key, value in enhancer.denoiser.state_dict().items():
         assert torch.equal(value, before[key])
@@ -332,7 +332,7 @@ class Trap:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (Trap(), 'is no file of plain weights'),
+        (Trap(), 'path:pretrain_network_e is .*is no PyTorch file of plain tensors.*exec'),
         ([torch.zeros(2)], 'holds a list, expected a state dict'),
         ({'iter': 3, 'epoch': 1}, r"holds no state dict; its keys are \['epoch', 'iter'\]"),
         ({}, 'holds no state dict'),
@@ -352,7 +352,7 @@ def test_torn_and_absent_files(tmp_path):
     (tmp_path / 'torn.pth').write_bytes(content[: len(content) // 2])
     (tmp_path / 'empty.pth').touch()
     for name in ('torn.pth', 'empty.pth'):
-        with pytest.raises(ValueError, match=f'{name} is no file of plain weights'):
+        with pytest.raises(ValueError, match=f'{name}, which is no PyTorch file of plain tensors'):
             enhancer.load_denoiser(tmp_path / name)
     with pytest.raises(FileNotFoundError, match='nowhere.pth'):
         enhancer.load_denoiser('nowhere.pth')

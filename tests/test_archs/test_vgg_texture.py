@@ -185,7 +185,7 @@ def test_errors_name_the_option(tmp_path, torchvision_file):
 def test_file_that_is_no_checkpoint(tmp_path, content):
     path = tmp_path / 'torn.pth'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r'torn\.pth is no PyTorch file'):
+    with pytest.raises(ValueError, match=r'torn\.pth, which is no PyTorch file'):
         VGGTextureExtractor(weights=str(path))
 
 

@@ -176,7 +176,7 @@ def fail_on_comparison(fail) -> str:
         (('--max-megapixels', '0.005'), {}, 'photo.png would become 84x72'),
         (('--max-megapixels', '0.0003'), {}, 'photo.png has 0.0 megapixels'),
         (('--device', 'tpu'), {}, "device is 'tpu', but must be auto"),
-        (('--weights', 'none.pth'), {}, "Weights 'none.pth' not found"),
+        (('--weights', 'none.pth'), {}, '--weights is none.pth, which does not exist'),
     ],
 )
 def test_mistakes_end_in_one_line(fail, arguments, named, message):

@@ -23,5 +23,10 @@ def test_a_file_here_comes_first(tmp_path, monkeypatch):
 
 def test_missing_weights_name_every_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="'none.pth' not found. Tried: none.pth, .*models"):
-        find_pretrained('none.pth')
+    with pytest.raises(FileNotFoundError, match='x:y is none.pth, .*Tried: none.pth, .*models'):
+        find_pretrained('none.pth', 'x:y')
+    with pytest.raises(FileNotFoundError, match='weights is .*, which is a folder'):
+        find_pretrained(tmp_path)
+    for path in (3, None, '', 'a\0b'):
+        with pytest.raises(ValueError, match='but must be the path of a weight file'):
+            find_pretrained(path)

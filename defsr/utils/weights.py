@@ -1,0 +1,151 @@
+"""Weight files: one reader, which runs no code from them and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from defsr.utils.paths import find_pretrained
+
+CONTAINERS = ('params_ema', 'ema', 'params')
+_FOREIGN = re.compile(r'GLOBAL (\S+)')
+
+
+def read_weights(
+    file: str | Path, *, option: str, param_key: str | Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """A weight file -> its state dict, on the CPU, without the ``module.`` of parallel training.
+
+    Args:
+        file: a path, or a name in ``experiments/pretrained_models``.
+        option: what the user sets to the file, for messages, as ``path:pretrain_network_g``.
+        param_key: key of the state dict in the file; of several the first that is there. None:
+            ``params_ema``, ``ema`` or ``params``, the first that is there, else the file is a
+            bare state dict.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, holds more than plain tensors, or no state dict.
+    """
+    path = find_pretrained(file, option)
+    return state_dict_of(read_checkpoint(path, option=option), path, option, param_key)
+
+
+def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, object]:
+    """Everything that a weight file holds, plain data only. Arguments, errors: ``read_weights``."""
+    path = find_pretrained(file, option)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of old pickle protocols
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(
+            f'{option} is {path}, which is no PyTorch file of plain tensors: {_reason(error)}. '
+            'Give another file, or copy this one anew.'
+        ) from None
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f'{option} is {path}, which holds a {type(content).__name__}, expected a state dict. '
+            'Give another file.'
+        )
+    return content
+
+
+def state_dict_of(
+    content: Mapping[str, object],
+    file: str | Path,
+    option: str,
+    param_key: str | Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """The state dict in what ``read_checkpoint`` returned. Arguments, errors: ``read_weights``."""
+    found = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+    if param_key is None:
+        wanted = found[:1]
+    else:
+        keys = (param_key,) if isinstance(param_key, str) else tuple(param_key)
+        wanted = [key for key in keys if isinstance(content.get(key), Mapping)]
+        if not wanted:
+            key_option = option.replace('pretrain_network', 'param_key')
+            hint = f' Change {key_option}.' if key_option != option else ''
+            has = found or ('none, it is a bare state dict' if _is_state(content) else 'none')
+            raise ValueError(
+                f'{option} is {file}, which has no state dict `{"` or `".join(keys)}`; '
+                f'it has {has}.{hint}'
+            )
+    state = content[wanted[0]] if wanted else content
+    if not _is_state(state):
+        raise ValueError(
+            f'{option} is {file}, which holds no state dict; its keys are '
+            f'{sorted(map(str, state))[:5]}. Give a file of weights.'
+        )
+    return {key.removeprefix('module.'): value for key, value in state.items()}
+
+
+def check_same_layout(
+    file: str | Path,
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    option: str,
+    network: str,
+) -> None:
+    """Refuse a state dict that does not fit a network, or that has values that are no numbers.
+
+    Args:
+        file: where ``state`` came from, for the message.
+        state: as ``read_weights`` returns it.
+        wanted: the network's ``state_dict()``.
+        option: see ``read_weights``.
+        network: the network's block in the option file, as ``network_g``.
+
+    Raises:
+        ValueError: with the number and the first three of the keys that are missing, unexpected,
+            or of another shape; for NaN, with the first key that has some.
+    """
+    both = [key for key in wanted if key in state]
+    wrong = {
+        'missing': [key for key in wanted if key not in state],
+        'unexpected': [key for key in state if key not in wanted],
+        'of another shape': [
+            f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
+            for key in both
+            if state[key].shape != wanted[key].shape
+        ],
+    }
+    parts = [f'{len(keys)} {what} ({", ".join(keys[:3])})' for what, keys in wrong.items() if keys]
+    if parts:
+        raise ValueError(
+            f'{option} is {file}, which is of another architecture than {network}: '
+            f'{"; ".join(parts)}. Change the options of {network}, or {option}.'
+        )
+    for key in both:
+        if bool(torch.isnan(state[key]).any()):
+            raise ValueError(
+                f'{option} is {file}, where {key} has values that are no numbers (NaN). '
+                'Its training went astray: give an earlier checkpoint.'
+            )
+
+
+def _is_state(content: Mapping) -> bool:
+    return bool(content) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One short line; PyTorch's own advice, to load the file unsafely, is not passed on."""
+    text = str(error)
+    foreign = _FOREIGN.search(text)
+    if foreign:
+        return f'it asks for the Python object {foreign[1]}, which weights do not need'
+    known = ('Weights only load failed', 'PytorchStreamReader')
+    if not text or text.startswith(known):
+        return 'it is torn or of another kind'
+    return ' '.join(text.split())[:120].rstrip('. ')
