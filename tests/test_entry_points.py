@@ -2,81 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
-from torchvision.utils import save_image
+from workspaces import TRAIN, run, run_well, save_options, shrink
 
 from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
-
-SMALL = REPOSITORY / 'options/small'
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {'OMP_NUM_THREADS': '1'},  # small work; threads would only wait
-    )
-
-
-def run_well(folder: Path, *command: str) -> str:
-    done = run(folder, *command)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def save_options(path: Path, opt) -> str:
-    path.write_text(yaml.safe_dump(_plain(opt)))
-    return str(path)
-
-
-def _plain(node):
-    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
-
-
-@pytest.fixture
-def workspace(tmp_path, stereo) -> Path:
-    """A folder with three small pairs under datasets/."""
-    for i in range(3):
-        window = (..., slice(100, 260), slice(160 * i, 160 * i + 160))
-        for role, image in zip(('gt', 'ref'), stereo, strict=True):
-            folder = tmp_path / 'datasets' / role
-            folder.mkdir(parents=True, exist_ok=True)
-            save_image(image[window], folder / f'{i}.png')
-    return tmp_path
-
-
-def shrink(name: str) -> dict:
-    """A small option file on the workspace's pairs, with networks for seconds."""
-    opt = load_options(SMALL / name)
-    data = {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref'}
-    train = opt['datasets']['train'] | data
-    train |= {'num_worker_per_gpu': 0, 'dataset_enlarge_ratio': 1, 'batch_size_per_gpu': 2}
-    val = {'name': 'pairs', 'type': 'RefTripletDataset', 'io_backend': {'type': 'disk'}} | data
-    opt['datasets'] = {'train': train, 'val': val}
-    net = opt['network_g']
-    if net['type'] == 'DEFNet':
-        net['aggregator'] |= {'num_feat': 8, 'num_block': [1, 1, 1, 1]}
-        net['transfer']['num_offset_feat'] = 8
-        train |= {'gt_size': 64, 'ref_size': 64}
-        opt.get('network_d', {})['input_size'] = 64
-    else:
-        net |= {'num_feat': 8, 'num_block': 1}
-    opt['train']['total_iter'] = 4
-    opt['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 2}
-    opt['val']['val_freq'] = 4
-    opt['path']['pretrain_network_g'] = None
-    return opt
 
 
 @pytest.mark.parametrize(
@@ -93,7 +24,7 @@ def test_train_and_resume(workspace, name, losses):
     if 'GAN' in name and opt['model_type'] == 'DEFModel':
         opt['train']['rec_only_epochs'] = 1
     file = save_options(workspace / 'o.yml', opt)
-    script = str(REPOSITORY / 'defsr/train.py')
+    script = TRAIN
     output = run_well(workspace, script, '-opt', file)
     assert 'iter:       4' in output
     assert 'iter:       5' not in output
@@ -117,7 +48,7 @@ def test_debug_mode(workspace):
     opt = shrink('train_DEF_small_x4.yml')
     opt['train']['total_iter'] = 1
     file = save_options(workspace / 'o.yml', opt)
-    run_well(workspace, str(REPOSITORY / 'defsr/train.py'), '-opt', file, '--debug')
+    run_well(workspace, TRAIN, '-opt', file, '--debug')
     assert (workspace / f'experiments/debug_{opt["name"]}').is_dir()
     assert not (workspace / 'tb_logger').exists()
 
@@ -137,7 +68,7 @@ def test_test(workspace):
 
 
 def test_a_users_mistake_is_one_line(workspace):
-    script = str(REPOSITORY / 'defsr/train.py')
+    script = TRAIN
     done = run(workspace, script, '-opt', 'none.yml')
     assert done.returncode == 2
     assert done.stderr.startswith('error: ')

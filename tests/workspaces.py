@@ -1,0 +1,65 @@
+"""A small workspace, option files that fit it, and the commands that a user types in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from defsr.utils.options import load_options
+from defsr.utils.paths import REPOSITORY
+
+SMALL = REPOSITORY / 'options/small'
+TRAIN = str(REPOSITORY / 'defsr/train.py')
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},  # small work; threads would only wait
+    )
+
+
+def run_well(folder: Path, *command: str) -> str:
+    done = run(folder, *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def save_options(path: Path, opt) -> str:
+    path.write_text(yaml.safe_dump(_plain(opt)))
+    return str(path)
+
+
+def _plain(node):
+    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
+
+
+def shrink(name: str) -> dict:
+    """A small option file on the workspace's pairs, with networks for seconds."""
+    opt = load_options(SMALL / name)
+    data = {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref'}
+    train = opt['datasets']['train'] | data
+    train |= {'num_worker_per_gpu': 0, 'dataset_enlarge_ratio': 1, 'batch_size_per_gpu': 2}
+    val = {'name': 'pairs', 'type': 'RefTripletDataset', 'io_backend': {'type': 'disk'}} | data
+    opt['datasets'] = {'train': train, 'val': val}
+    net = opt['network_g']
+    if net['type'] == 'DEFNet':
+        net['aggregator'] |= {'num_feat': 8, 'num_block': [1, 1, 1, 1]}
+        net['transfer']['num_offset_feat'] = 8
+        train |= {'gt_size': 64, 'ref_size': 64}
+        opt.get('network_d', {})['input_size'] = 64
+    else:
+        net |= {'num_feat': 8, 'num_block': 1}
+    opt['train']['total_iter'] = 4
+    opt['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 2}
+    opt['val']['val_freq'] = 4
+    opt['path']['pretrain_network_g'] = None
+    return opt
