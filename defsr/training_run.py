@@ -67,6 +67,7 @@ class TrainingRun:
             newest, self.warnings = checkpoints.newest()
             checkpoints.clear_temporaries()
             if newest is not None:
+                checkpoints.adopt(newest)
                 return checkpoints.state_path(newest)
             if self.warnings:
                 raise ValueError(

@@ -14,6 +14,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from defsr.archs.pipeline import MATCH_KEYS
 from defsr.data.triplet_options import TripletOptions
 from defsr.models.def_model import TRAIN_KEYS, VAL_KEYS
+from defsr.models.safe_training import SAFE_TRAIN_KEYS
 from defsr.utils.checks import check_keys
 from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
@@ -72,7 +73,7 @@ def test_blocks_are_understood(path):
     train = opt.get('train', {})
     if opt['model_type'] == 'DEFModel':
         assert opt['match_key'] in MATCH_KEYS
-        check_keys('train', train, TRAIN_KEYS)
+        check_keys('train', train, TRAIN_KEYS + SAFE_TRAIN_KEYS)
         check_keys('val', opt['val'], VAL_KEYS)
     for key in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
         assert key not in train or train[key]['type'] in LOSS_REGISTRY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ def build_loaders(opt: Mapping[str, object], logger: logging.Logger) -> Loaders:
         kind = phase.split('_')[0]
         if kind == 'train':
             train = _train_loader(opt, block)
+            if block.get('prefetch_mode') == 'cpu' and not block.get('num_worker_per_gpu'):
+                logger.warning(
+                    f'datasets:{phase}: prefetch_mode cpu without workers reads with the random '
+                    'generators of training: resuming is not exact. Set num_worker_per_gpu.'
+                )
             logger.info(f'{block["name"]}: {len(train[0].dataset)} training images')
         elif kind == 'val':
             dataset = build_dataset(block)
@@ -84,4 +90,14 @@ def _train_loader(
         shuffle=block.get('use_shuffle', True),
     )
     loader = build_dataloader(items, block, opt['num_gpu'], opt['dist'], sampler, seed)
+    loader.worker_init_fn = _leave_signals_to_the_main_process
     return loader, sampler
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A signal to the whole group must not end the workers while the run still needs them.
+
+    In place of BasicSR's seeding of workers, which ``SeededItems`` makes needless.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

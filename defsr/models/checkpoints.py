@@ -80,6 +80,12 @@ class Checkpoints:
         }
         write_json(content, self._list_path(current_iter))
 
+    def adopt(self, current_iter: int) -> None:
+        """Vouch for a checkpoint that can be resumed and has no list: a kill came before it."""
+        if not self._list_path(current_iter).is_file():
+            files = [*self._networks(current_iter), self.state_path(current_iter)]
+            self.publish(current_iter, files)
+
     def fault_of(self, current_iter: int) -> str | None:
         """What is wrong with a checkpoint; None if it can be resumed.
 
@@ -88,17 +94,17 @@ class Checkpoints:
         if not self._list_path(current_iter).is_file():
             return self._fault_without_list(current_iter)
         try:
-            files = dict(read_json(self._list_path(current_iter))['files'])
-        except (ValueError, KeyError, TypeError):
+            files = read_json(self._list_path(current_iter))['files']
+            expected = {name: (int(f['bytes']), str(f['sha256'])) for name, f in files.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             return f'{self._list_path(current_iter).name} cannot be read'
-        for name, expected in files.items():
+        for name, (num_bytes, sha256) in expected.items():
             path = self._path(Path(name).name)
             if not path.is_file():
                 return f'{name} is missing'
-            size = path.stat().st_size
-            if size != expected['bytes']:
-                return f'{name} has {size} of {expected["bytes"]} bytes'
-            if _digest(path) != expected['sha256']:
+            if path.stat().st_size != num_bytes:
+                return f'{name} has {path.stat().st_size} of {num_bytes} bytes'
+            if _digest(path) != sha256:
                 return f'{name} has changed since it was written'
         return None
 

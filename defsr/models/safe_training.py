@@ -13,19 +13,18 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from defsr.data.epochs import EpochClock
 from defsr.data.shards import StopValidationError
 from defsr.models.checkpoints import Checkpoints, ValidationRecord, save_tensors
+from defsr.models.safe_networks import SafeNetworks
 from defsr.models.sharded_validation import ShardedValidation
 from defsr.utils import distributed
 from defsr.utils.checks import check_at_least, check_choice
 from defsr.utils.seeding import seed_generators
 from defsr.utils.stopping import StopRequest
-from defsr.utils.weights import check_same_layout, read_weights
 
 NONFINITE = ('stop', 'skip')
 SAFE_TRAIN_KEYS = ('grad_clip_norm', 'nonfinite', 'max_nonfinite')
@@ -40,7 +39,7 @@ def make_safe(cls: type[BaseModel]) -> type[BaseModel]:
     return cls if issubclass(cls, SafeTraining) else type(cls.__name__, (SafeTraining, cls), {})
 
 
-class SafeTraining(ShardedValidation):
+class SafeTraining(SafeNetworks, ShardedValidation):
     """Atomic checkpoints, exact resume, sharded validation and guarded steps for BasicSR's models.
 
     Every random number of iteration i comes from (seed, rank, i), so no generator's state has to
@@ -61,9 +60,10 @@ class SafeTraining(ShardedValidation):
         self.tb_logger: SummaryWriter | None = None
         self.num_nonfinite = 0
         self._batch_files: Sequence[str] = ()
+        self._is_stopping = False
         self._losses: list[Tensor] = []
         self._nonfinite: list[str] = []
-        self._written: list[Path] = []
+        self.written: list[Path] = []
         self._means: dict[str, float] = {}
         self.current_iter = 0
         if opt['is_train']:
@@ -82,40 +82,15 @@ class SafeTraining(ShardedValidation):
             _check_keep_best(opt)
         super().__init__(opt)
 
-    # -- networks ------------------------------------------------------------------------------
-
-    def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BasicSR's, with DistributedDataParallel on the CPU as well."""
-        if not self.opt['dist']:
-            return super().model_to_device(net)
-        net = net.to(self.device)
-        devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
-        find_unused = self.opt.get('find_unused_parameters', False)
-        return DistributedDataParallel(net, device_ids=devices, find_unused_parameters=find_unused)
-
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
-    ) -> None:
-        """As BasicSR's, without running a checkpoint's code; ValueError if it does not fit."""
-        net = self.get_bare_model(net)
-        paths = self.opt['path']
-        option = next((key for key, path in paths.items() if path == load_path), 'path')
-        network = f'network_{option[-1]}'
-        keys = None if param_key is None else (param_key, 'params')
-        state = read_weights(load_path, option=f'path:{option}', param_key=keys)
-        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
-        if strict:
-            check_same_layout(
-                load_path, state, net.state_dict(), option=f'path:{option}', network=network
-            )
-        else:
-            self._print_different_keys_loading(net, state, strict)
-        net.load_state_dict(state, strict=strict)
-
     # -- an iteration --------------------------------------------------------------------------
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Begin iteration ``current_iter``: learning rates, and its random numbers."""
+        """Begin iteration ``current_iter``, unless the run has to stop before it.
+
+        Learning rates are set, and its random numbers.
+        """
+        if self._is_stopping:
+            self._save_and_leave(self.current_iter)
         super().update_learning_rate(current_iter, warmup_iter)
         rank, _ = get_dist_info()
         seed_generators('iteration', self.opt['manual_seed'], rank, current_iter)
@@ -135,18 +110,19 @@ class SafeTraining(ShardedValidation):
                 criterion.register_forward_hook(self._note_losses)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration of the model, then whatever ends the run."""
+        """One iteration of the model; then all processes know whether the run goes on.
+
+        A wish to stop is answered when the loop has logged and saved this iteration.
+        """
         self.current_iter = current_iter
         self._losses.clear()
         with distributed.losses_explained():
             super().optimize_parameters(current_iter)
-        nonfinite, stopping = distributed.any_of(
+        nonfinite, self._is_stopping = distributed.any_of(
             [bool(self._nonfinite), self.stop.signal is not None]
         )
         if nonfinite:
             self._meet_nonfinite(current_iter)
-        if stopping:
-            self._save_and_leave(current_iter)
 
     def _note_losses(self, criterion: nn.Module, args: object, output: object) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
@@ -210,35 +186,17 @@ class SafeTraining(ShardedValidation):
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """Write a checkpoint: whole, or not at all; then delete what ``keep_last`` lets go."""
-        self._written = []
+        self.written = []
         super().save(epoch, current_iter)
         if not distributed.is_main() or not _is_numbered(current_iter):
             return
-        self.checkpoints.publish(current_iter, self._written)
-        keep_last = self.opt['logger'].get('keep_last')
-        if keep_last:
-            self.checkpoints.keep_newest(keep_last, current_iter)
+        self.checkpoints.publish(current_iter, self.written)
+        self._delete_old(current_iter)
 
-    def save_network(
-        self,
-        net: nn.Module | list[nn.Module],
-        net_label: str,
-        current_iter: int | str,
-        param_key: str | list[str] = 'params',
-    ) -> None:
-        """BasicSR's file, written atomically. OSError if that fails."""
-        if not distributed.is_main():
-            return
-        nets = net if isinstance(net, list) else [net]
-        keys = param_key if isinstance(param_key, list) else [param_key]
-        content = {
-            key: {k: v.cpu() for k, v in self.get_bare_model(net_).state_dict().items()}
-            for net_, key in zip(nets, keys, strict=True)
-        }
-        suffix = 'latest' if current_iter == -1 else current_iter
-        path = self.checkpoints.models / f'{net_label}_{suffix}.pth'
-        save_tensors(content, path)
-        self._written.append(path)
+    def _delete_old(self, current_iter: int) -> None:
+        keep_last = self.opt['logger'].get('keep_last')
+        if keep_last and distributed.is_main():
+            self.checkpoints.keep_newest(keep_last, current_iter)
 
     def save_training_state(self, epoch: int, current_iter: int | str) -> None:
         """BasicSR's state and the place in the epoch, written atomically."""
@@ -257,12 +215,13 @@ class SafeTraining(ShardedValidation):
             },
         }
         save_tensors(state, path)
-        self._written.append(path)
+        self.written.append(path)
 
     def resume_training(self, resume_state: dict) -> None:
         """As BasicSR's; best values too, and the validation that the end of the run cut off."""
         super().resume_training(resume_state)
         self.current_iter = resume_state['iter']
+        self._delete_old(self.current_iter)
         self.num_nonfinite = resume_state.get('defsr', {}).get('num_nonfinite', 0)
         self.record.load(last_iter=self.current_iter)
         for current_iter, results in sorted(self.record.results.items()):

@@ -30,6 +30,8 @@ from defsr.utils.files import atomic_path
 if TYPE_CHECKING:
     from defsr.models.def_model import DEFModel
 
+SMALLEST = {'calculate_ssim': 11}  # pixels per side that a metric of BasicSR needs; others: 1
+
 
 def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: bool) -> None:
     """Run ``model`` over a data set; log, and write what ``opt['val']`` asks for.
@@ -89,6 +91,13 @@ def _measure(model: DEFModel, metrics: Mapping[str, Mapping], with_bicubic: bool
 
 
 def _metric_values(image, gt, metrics: Mapping[str, Mapping]) -> dict[str, float]:
+    for name, opt in metrics.items():
+        smallest = 2 * opt.get('crop_border', 0) + SMALLEST.get(opt['type'], 1)
+        if min(gt.shape[:2]) < smallest:
+            raise ValueError(
+                f'A ground truth is {gt.shape[0]}x{gt.shape[1]} (HxW), but val:metrics:{name} '
+                f'needs at least {smallest} pixels per side. Remove it, or lower crop_border.'
+            )
     pair = {'img': image, 'img2': gt}
     return {name: float(calculate_metric(pair, dict(opt))) for name, opt in metrics.items()}
 

@@ -90,7 +90,18 @@ def test_a_damaged_one_is_passed_over(store, tmp_path, with_list, name, damage, 
         assert 'iteration 16 is damaged' in warnings[0] and fault in warnings[0]
 
 
-@pytest.mark.parametrize('content', ['', '{"iter": 16}', '[]', '{"files": 3}', '\x00'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '',
+        '{"iter": 16}',
+        '[]',
+        '{"files": 3}',
+        '\x00',
+        '{"files": {"a": 3}}',
+        '{"files": {"a": {}}}',
+    ],
+)
 def test_a_damaged_list(store, content):
     (store.states / '16.json').write_text(content)
     newest, warnings = store.newest()
@@ -125,6 +136,15 @@ def test_a_later_torn_one_does_not_count_as_new(store):
     write(store, 12)
     store.keep_newest(1, last_iter=12)
     assert store.newest()[0] == 12
+
+
+def test_a_kill_before_the_list_leaves_nothing_for_ever(store):
+    write(store, 24, with_list=False)
+    assert store.newest() == (24, [])
+    store.adopt(24)
+    write(store, 32)
+    store.keep_newest(1, last_iter=32)
+    assert store.iterations() == [32]
 
 
 def test_remains_of_a_killed_process_are_cleared(store):

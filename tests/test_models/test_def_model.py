@@ -233,3 +233,10 @@ def test_the_log_is_quiet_about_layers(opt, caplog):
     logger.removeHandler(caplog.handler)
     assert 'trained, ' in caplog.text
     assert 'Conv2d' not in caplog.text
+
+
+def test_a_ground_truth_too_small_for_a_metric(opt):
+    opt['val']['metrics']['ssim']['crop_border'] = 30
+    model = build_model(deepcopy(opt))
+    with pytest.raises(ValueError, match='64x64 .*val:metrics:ssim needs at least 71 pixels'):
+        model.validation(loader_of(opt, 'val'), 2, None, save_img=False)
