@@ -28,11 +28,10 @@ def save_tensors(content: Mapping[str, object], path: Path) -> None:
     try:
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+    except OSError as error:
         raise OSError(
-            f'{path} could not be written: {reason}. Older checkpoints are whole. Make room '
-            '(logger:keep_last deletes old ones), then go on with --auto_resume.'
+            f'{error} Older checkpoints are whole. Make room (logger:keep_last deletes old ones), '
+            'then go on with --auto_resume.'
         ) from error
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
@@ -14,6 +17,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that is synced and renamed to it when the block ends well.
 
     The folder is made if need be. After an error nothing is left behind and an older file stays.
+
+    Raises:
+        OSError: with the path, if the disk does not take the file (full, quota, read-only, broken).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,6 +30,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except Exception as error:
+        refusal = _refusal_of_the_disk(error)
+        if refusal is None:
+            raise
+        raise OSError(f'{path} could not be written: {refusal}.') from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,6 +70,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _refusal_of_the_disk(error: BaseException | None) -> str | None:
+    """The system's words, also where a library wrapped them (``torch.save`` does)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _hidden(final: Path, suffix: str) -> Path:

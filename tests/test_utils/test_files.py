@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from defsr.utils.files import atomic_path, building_folder, clear_remains, publish_folder
@@ -44,3 +47,21 @@ def test_what_a_killed_run_left_is_undone(tmp_path):
     clear_remains(final)
     assert (final / 'a.txt').read_text() == 'kept'
     assert [p.name for p in tmp_path.iterdir()] == ['set']
+
+
+@pytest.mark.parametrize('wrapped', [False, True], ids=['plain', 'wrapped'])
+def test_a_disk_that_does_not_take_it_is_named_with_the_file(tmp_path, wrapped):
+    path = tmp_path / 'x.txt'
+    path.write_text('old')
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    message = f'{path} could not be written: No space left'
+    with pytest.raises(OSError, match=message), atomic_path(path):
+        if wrapped:
+            raise RuntimeError('unexpected pos 61102 vs 61072') from full
+        raise full
+    assert path.read_text() == 'old'
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match='elsewhere'), atomic_path(tmp_path / 'x'):
+        (tmp_path / 'elsewhere').read_text()
