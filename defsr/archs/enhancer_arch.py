@@ -31,10 +31,16 @@ DIFFUSION = {
     'eta': 0.85,
     'sigma_y': 0.0,
     'travel': (1, 1),
+    'start': 'noise',
+    'start_alpha_bar': 0.5,
+    'grid': 'ddnm',
+    'rule': 'ddnm',
     'schedule': SAMPLING_SCHEDULE,
     'denoiser_schedule': TRAINING_SCHEDULE,
     'seed': 0,
 }
+SAMPLING = ('num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'grid', 'rule')
+QUANTIZATION = 1 / (255 * math.sqrt(12))  # std of rounding to 8 bit, on the [0, 1] scale
 
 
 class Enhancer(nn.Module):
@@ -106,11 +112,17 @@ class DDNMEnhancer(Enhancer):
         diffusion (dict | None): sampling options; what is missing keeps its default.
             num_steps: reverse steps, 1..num_train_steps. Default: 100.
             eta: share of fresh noise in DDNM's convention, 0..1. Default: 0.85.
-            sigma_y: noise std of lq on the [0,1] scale; above 0, DDNM+. Default: 0.
+            sigma_y: noise std of lq on the [0,1] scale; above 0, DDNM+. ``quantization``: that
+                of rounding to 8 bit, 1 / (255 sqrt(12)). Default: 0.
             travel: [length, repeats] of time travel, both >= 1. Default: [1, 1], none.
-            schedule: beta_start, beta_end, num_train_steps to sample with. Default: 1e-6,
-                1e-2, 1000, as in DEF.
-            denoiser_schedule: the same of the denoiser's training. Default: 1e-4, 2e-2, 1000.
+            start: ``noise``, or ``lq``: from A_pinv lq with noise of level start_alpha_bar.
+            start_alpha_bar: for ``start: lq``, 0..1. Default: 0.5.
+            grid: ``ddnm``, ``trailing`` or ``log_snr``, see ``defsr.diffusion.times``.
+            rule: ``ddnm``, ``ddim`` or ``ddpm``, see ``defsr.diffusion.ddnm_sample``.
+            schedule: to sample with; beta_start, beta_end, num_train_steps of a linear one, or
+                ``type: cosine`` and num_train_steps. Default: linear, 1e-6, 1e-2, 1000, as in DEF.
+            denoiser_schedule: the same of the denoiser's training. Default: linear, 1e-4, 2e-2,
+                1000.
             seed: of the noise, >= 0. Default: 0.
         degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
 
@@ -133,12 +145,12 @@ class DDNMEnhancer(Enhancer):
         opt = DIFFUSION | given
         self.schedule = _build_schedule('schedule', opt['schedule'], SAMPLING_SCHEDULE)
         trained = _build_schedule('denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE)
-        self.num_steps, self.eta, self.sigma_y = opt['num_steps'], opt['eta'], opt['sigma_y']
-        self.travel = tuple(opt['travel']) if isinstance(opt['travel'], list) else opt['travel']
+        self.sigma_y = QUANTIZATION if opt['sigma_y'] == 'quantization' else opt['sigma_y']
+        travel = opt['travel']
+        self.sampling = {key: opt[key] for key in SAMPLING}
+        self.sampling['travel'] = tuple(travel) if isinstance(travel, list) else travel
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
-        check_sampling(
-            self.num_steps, self.eta, self.sigma_y, self.travel, self.schedule.num_train_steps
-        )
+        check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
         self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
         timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
         self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
@@ -175,10 +187,8 @@ class DDNMEnhancer(Enhancer):
             to_signed(padded),
             self.operator,
             self.schedule,
-            num_steps=self.num_steps,
-            eta=self.eta,
             sigma_y=sigma_to_signed(self.sigma_y),
-            travel=self.travel,
+            **self.sampling,
             generator=[content_generator(self.seed, each) for each in lq],
             progress=progress,
         )
@@ -237,12 +247,18 @@ def content_generator(seed: int, image: Tensor) -> torch.Generator:
 
 
 def _build_schedule(
-    name: str, opt: Mapping[str, float], defaults: Mapping[str, float]
+    name: str, opt: Mapping[str, object], defaults: Mapping[str, float]
 ) -> NoiseSchedule:
     if not isinstance(opt, Mapping):
         raise ValueError(f'network_e:diffusion:{name} is {opt!r}; expected {dict(defaults)}.')
-    check_keys(f'network_e:diffusion:{name}', opt, defaults)
-    return NoiseSchedule.linear(**(defaults | dict(opt)))
+    block = f'network_e:diffusion:{name}'
+    given = dict(opt)
+    kind = check_choice(f'{block}:type', given.pop('type', 'linear'), ('linear', 'cosine'))
+    if kind == 'cosine':
+        check_keys(block, given, ('num_train_steps',))
+        return NoiseSchedule.cosine(**given)
+    check_keys(block, given, defaults)
+    return NoiseSchedule.linear(**(defaults | given))
 
 
 def _build_denoiser(block: Mapping[str, object]) -> nn.Module:

@@ -8,14 +8,28 @@ in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from defsr.diffusion.operators import LinearOperator
 from defsr.diffusion.schedule import NoiseSchedule
-from defsr.utils.checks import check_at_least, check_between
+from defsr.diffusion.steps import (
+    diffuse,
+    noisy_shares,
+    predict_x0,
+    rectify_noisy,
+    renoise,
+    renoise_ddim,
+    renoise_ddpm,
+    renoise_noisy,
+)
+from defsr.diffusion.times import sampling_moves, time_grid
+from defsr.utils.checks import check_at_least, check_between, check_choice
 
+RULES = ('ddnm', 'ddim', 'ddpm')
+STARTS = ('noise', 'lq')
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -34,6 +48,10 @@ def ddnm_sample(
     x_T: Tensor | None = None,
     noise: Iterable[Tensor] | None = None,
     generator: Generators | None = None,
+    start: Literal['noise', 'lq'] = 'noise',
+    start_alpha_bar: float = 0.5,
+    grid: Literal['ddnm', 'trailing', 'log_snr'] = 'ddnm',
+    rule: Literal['ddnm', 'ddim', 'ddpm'] = 'ddnm',
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample an image that degrades to ``y`` and looks real to ``denoiser`` (DEF Eq. 8-9).
@@ -46,8 +64,8 @@ def ddnm_sample(
         y: (N,C,h,w) in [-1, 1], floating point.
         operator: the degradation that made ``y``.
         schedule: the noise levels to sample with, T of them.
-        num_steps: reverse steps, 1..T, on the grid ``t = i * (T // num_steps)``. Take a divisor
-            of T: otherwise the chain starts well below the schedule's noisiest level.
+        num_steps: reverse steps, 1..T. On the default grid take a divisor of T: otherwise the
+            chain starts well below the schedule's noisiest level.
         eta: share of fresh noise *per step* in DDNM's convention, not DDIM's: 0 (deterministic
             but for x_T) .. 1. The larger, the less varied the samples, for any num_steps: for a
             Gaussian prior of variance 0.25, 1000 steps give 0.25 at 0, 0.19 at 0.85, 0.12 at 1.
@@ -59,6 +77,12 @@ def ddnm_sample(
         generator: one for the batch, or a list of one per sample, which makes a sample
             independent of its batch. Noise is drawn in float32 on the CPU whatever y's device.
             None: PyTorch's global one.
+        start: ``noise``, or ``lq``: from A_pinv y with noise of level ``start_alpha_bar``. The
+            steps are spent below that level, and nothing above it is ever seen.
+        start_alpha_bar: for ``start='lq'``, 0..1.
+        grid: which timesteps are visited, see ``defsr.diffusion.times.time_grid``.
+        rule: how x_{t-1} is made of the rectified x0: ``ddnm`` (the published code), ``ddim``
+            (eta in DDIM's sense) or ``ddpm`` (the posterior, DDNM's paper; eta is not used).
         progress: called as ``progress(step, num_steps)`` after each call of the denoiser, with
             the repeats of the time travel in the count.
 
@@ -68,31 +92,50 @@ def ddnm_sample(
     Raises:
         ValueError: for options out of range, a wrong shape, or too little ``noise``.
     """
-    check_sampling(num_steps, eta, sigma_y, travel, schedule.num_train_steps)
+    times = check_sampling(
+        schedule,
+        num_steps=num_steps,
+        eta=eta,
+        sigma_y=sigma_y,
+        travel=travel,
+        start=start,
+        start_alpha_bar=start_alpha_bar,
+        grid=grid,
+        rule=rule,
+    )
     _check_measurement(y)
     # A_pinv of y costs little and knows the image size for any operator.
-    shape = operator.A_pinv(y).shape
+    base = operator.A_pinv(y)
+    shape = base.shape
     draw = _noise_source(shape, y, noise, generator)
     x_t = draw() if x_T is None else _check_shape('x_T', x_T, shape).to(y)
+    if start == 'lq':
+        x_t = diffuse(base, x_t, float(schedule.alpha_bar_at(times[-1])))
+    del base
     singular = operator.singular_values(*shape[-2:]).to(y) if sigma_y > 0 else None
-    moves = sampling_moves(num_steps, schedule.num_train_steps, travel)
+    moves = sampling_moves(times, travel)
     num_calls = sum(t_next < t for t, t_next in moves)
     step = 0
     x0 = x0_hat = x_t
     for t, t_next in moves:
-        alpha_bar_next = float(schedule.alpha_bar_at(t_next))
+        alpha_bar, alpha_bar_next = (float(schedule.alpha_bar_at(time)) for time in (t, t_next))
         if t_next > t:
             x_t = diffuse(x0, draw(), alpha_bar_next)
             continue
         eps = _predict_noise(denoiser, x_t, t)
-        x0 = predict_x0(x_t, eps, float(schedule.alpha_bar_at(t)))
-        if singular is None:
-            x0_hat = operator.project(x0, y)
-            x_t = renoise(x0_hat, eps, draw(), alpha_bar_next, eta)
-        else:
+        x0 = predict_x0(x_t, eps, alpha_bar)
+        if singular is not None:
             shares = noisy_shares(singular, alpha_bar_next, eta, sigma_y)
             x0_hat = rectify_noisy(x0, y, operator, shares[0])
             x_t = renoise_noisy(x0_hat, eps, draw(), alpha_bar_next, operator, shares[1:])
+        else:
+            x0_hat = operator.project(x0, y)
+            if rule == 'ddnm':
+                x_t = renoise(x0_hat, eps, draw(), alpha_bar_next, eta)
+            elif rule == 'ddim':
+                x_t = renoise_ddim(x0_hat, eps, draw(), alpha_bar, alpha_bar_next, eta)
+            else:
+                x_t = renoise_ddpm(x0_hat, x_t, draw(), alpha_bar, alpha_bar_next)
         step += 1
         if progress is not None:
             progress(step, num_calls)
@@ -100,13 +143,33 @@ def ddnm_sample(
 
 
 def check_sampling(
-    num_steps: int, eta: float, sigma_y: float, travel: Sequence[int], num_train_steps: int
-) -> None:
-    """Refuse sampling options out of range; see ``ddnm_sample``. ValueError names the option."""
+    schedule: NoiseSchedule,
+    *,
+    num_steps: int,
+    eta: float,
+    sigma_y: float,
+    travel: Sequence[int],
+    start: str,
+    start_alpha_bar: float,
+    grid: str,
+    rule: str,
+) -> list[int]:
+    """Refuse sampling options out of range (ValueError names the option); see ``ddnm_sample``.
+
+    Returns:
+        The timesteps to visit, from the cleanest to the noisiest.
+    """
     _check_integer('diffusion:num_steps', num_steps)
-    check_between('diffusion:num_steps', num_steps, 1, num_train_steps)
+    check_choice('diffusion:start', start, STARTS)
+    check_between('diffusion:start_alpha_bar', start_alpha_bar, 0, 1)
+    check_choice('diffusion:rule', rule, RULES)
     check_between('diffusion:eta', eta, 0, 1)
     check_at_least('diffusion:sigma_y', sigma_y, 0)
+    if sigma_y and rule != 'ddnm':
+        raise ValueError(
+            f'diffusion:rule is {rule}, but a noisy input (sigma_y = {sigma_y:g}) is handled by '
+            'DDNM+, which has its own. Set `rule: ddnm`.'
+        )
     if not isinstance(travel, Sequence) or len(travel) != 2:
         raise ValueError(
             f'diffusion:travel is {travel!r}, but must be two integers, [length, repeats]. '
@@ -115,109 +178,7 @@ def check_sampling(
     for name, value in zip(('length', 'repeats'), travel, strict=True):
         _check_integer(f'diffusion:travel {name}', value)
         check_at_least(f'diffusion:travel {name}', value, 1)
-
-
-def sampling_moves(
-    num_steps: int, num_train_steps: int, travel: Sequence[int] = (1, 1)
-) -> list[tuple[int, int]]:
-    """The moves in time, (from, to), of DDNM with time travel (DDNM Algorithm 2).
-
-    Without travel the grid ``i * (num_train_steps // num_steps)`` is walked down, from
-    i = num_steps - 1 to 0 and on to -1, the clean image. With travel (length, repeats), each
-    arrival at a grid index that is a multiple of ``length`` (the topmost stretch apart) is
-    followed by ``repeats - 1`` excursions: ``length`` moves up, the same moves down again.
-    """
-    length, repeats = travel
-    skip = num_train_steps // num_steps
-    path = []
-    for index in reversed(range(num_steps)):
-        path.append(index)
-        if index % length == 0 and index < num_steps - length:
-            up = range(index + 1, index + length + 1)
-            down = range(index + length - 1, index - 1, -1)
-            path.extend([*up, *down] * (repeats - 1))
-    times = [index * skip for index in path] + [-1]
-    return list(zip(times[:-1], times[1:], strict=True))
-
-
-def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    """``x_{0|t}``, the clean image behind ``x_t`` if ``eps`` is its noise (DDNM Eq. 12)."""
-    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
-
-
-def diffuse(x0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
-    """``x0`` with noise up to a level: q(x_t | x_0). Time travel applies it to ``x_{0|t}``.
-
-    The published code re-noises the *unrectified* prediction, and so do we.
-    """
-    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
-
-
-def renoise(
-    x0_hat: Tensor, eps: Tensor, noise: Tensor, alpha_bar_next: float, eta: float
-) -> Tensor:
-    """``x_{t-1}`` from the rectified ``x0_hat`` (DDNM Eq. 14).
-
-    The paper takes DDPM's posterior; we follow the published code, whose noise is a mixture of
-    a fresh and of the predicted one with shares eta and sqrt(1 - eta^2).
-    """
-    mixed = eta * noise + (1 - eta**2) ** 0.5 * eps
-    return alpha_bar_next**0.5 * x0_hat + (1 - alpha_bar_next) ** 0.5 * mixed
-
-
-def noisy_shares(
-    singular: Tensor, alpha_bar_next: float, eta: float, sigma_y: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What DDNM+ does to each spectral coefficient (DDNM Eq. 17-19 in their SVD form).
-
-    With a = sqrt(alpha_bar_next), sigma_t = sqrt(1 - alpha_bar_next) and a singular value s, the
-    noise of ``y`` arrives in x_{t-1} as a * sigma_y / s. Below sigma_t it replaces part of the
-    fresh noise; above, the correction is weakened until it fits.
-
-    Args:
-        singular: (H,W) singular values, 0 in the null space.
-        alpha_bar_next: noise level of the next state.
-        eta: share of fresh noise, 0..1.
-        sigma_y: noise standard deviation of y, > 0.
-
-    Returns:
-        ``(correction, fresh, kept)``, each (H,W): the diagonal of Sigma_t, and the factors of
-        the fresh and of the predicted noise, which add up to Phi_t. In the null space they are
-        DDNM's. The noise variance of a coefficient of x_{t-1} is sigma_t^2 in every case.
-    """
-    a, sigma_t = alpha_bar_next**0.5, (1 - alpha_bar_next) ** 0.5
-    kept_share = (1 - eta**2) ** 0.5
-    measured = singular > 0
-    arriving = a * sigma_y / torch.where(measured, singular, 1)
-    fits = arriving <= sigma_t
-    correction = torch.where(fits | ~measured, 1.0, sigma_t * kept_share / arriving)
-    rest = (sigma_t**2 - arriving**2).clamp(min=0).sqrt()
-    fresh = torch.where(measured & fits, rest, sigma_t * eta)
-    kept = torch.where(measured, 0.0, torch.full_like(singular, sigma_t * kept_share))
-    return correction, fresh, kept
-
-
-def rectify_noisy(x0: Tensor, y: Tensor, operator: LinearOperator, correction: Tensor) -> Tensor:
-    """``x0_hat = x0 - Sigma_t A_pinv (A x0 - y)`` (DDNM Eq. 17), Sigma_t = V correction V^T."""
-    error = operator.to_spectral(operator.A_pinv(operator.A(x0) - y))
-    return x0 - operator.from_spectral(correction * error)
-
-
-def renoise_noisy(
-    x0_hat: Tensor,
-    eps: Tensor,
-    noise: Tensor,
-    alpha_bar_next: float,
-    operator: LinearOperator,
-    shares: Sequence[Tensor],
-) -> Tensor:
-    """``x_{t-1}`` of DDNM+ (DDNM Eq. 18): the noise is weighted in the spectral basis.
-
-    Both kinds of noise are taken to the basis first, which the published operators leave out.
-    """
-    fresh, kept = shares
-    mixed = fresh * operator.to_spectral(noise) + kept * operator.to_spectral(eps)
-    return alpha_bar_next**0.5 * x0_hat + operator.from_spectral(mixed)
+    return time_grid(schedule, num_steps, grid, start_alpha_bar if start == 'lq' else 0)
 
 
 def _predict_noise(denoiser: Denoiser, x_t: Tensor, t: int) -> Tensor:

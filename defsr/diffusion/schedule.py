@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ class NoiseSchedule:
     """The noise levels of a diffusion process, computed once in float64.
 
     At timestep t the state is ``sqrt(alpha_bar[t]) * x0 + sqrt(1 - alpha_bar[t]) * noise``.
-    A classmethod per family of schedules makes the table; ``linear`` is the one so far.
+    A classmethod per family of schedules makes the table: ``linear``, ``cosine``.
 
     Args:
         alpha_bar: (T,) float64, strictly decreasing, between 0 and 1 exclusive. At t = -1,
@@ -55,12 +56,35 @@ class NoiseSchedule:
         Raises:
             ValueError: for betas or a T out of range.
         """
-        check_at_least('schedule:num_train_steps', num_train_steps, 1)
-        if num_train_steps != int(num_train_steps):
-            raise ValueError(f'schedule:num_train_steps is {num_train_steps}, must be an integer.')
+        num_train_steps = _check_num_train_steps(num_train_steps)
         check_between('schedule:beta_start', beta_start, 0, 1)
         check_between('schedule:beta_end', beta_end, beta_start, 1)
-        beta = torch.linspace(beta_start, beta_end, int(num_train_steps), dtype=torch.float64)
+        beta = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
+        return cls((1 - beta).cumprod(0))
+
+    @classmethod
+    def cosine(
+        cls, num_train_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
+    ) -> NoiseSchedule:
+        """The schedule of "Improved DDPM" (Nichol and Dhariwal 2021, Eq. 17).
+
+        ``alpha_bar[t] = f((t+1)/T) / f(0)``, ``f(u) = cos^2(pi/2 * (u + offset)/(1 + offset))``,
+        with betas of at most ``max_beta``.
+
+        Args:
+            num_train_steps: T, an integer >= 1. Default: 1000.
+            offset: keeps the first betas away from 0, > 0. Default: 0.008.
+            max_beta: in (0, 1). Default: 0.999.
+
+        Raises:
+            ValueError: for values out of range.
+        """
+        num_train_steps = _check_num_train_steps(num_train_steps)
+        check_at_least('schedule:offset', offset, 0)
+        check_between('schedule:max_beta', max_beta, 0, 1)
+        u = torch.linspace(0, 1, num_train_steps + 1, dtype=torch.float64)
+        f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+        beta = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
         return cls((1 - beta).cumprod(0))
 
     @property
@@ -120,3 +144,10 @@ class NoiseSchedule:
         high = torch.searchsorted(-table, -wanted.contiguous()).clamp(1, len(table) - 1)
         above, below = table[high - 1].logit(), table[high].logit()
         return high - 1 + (above - wanted.logit()) / (above - below)
+
+
+def _check_num_train_steps(value: float) -> int:
+    check_at_least('schedule:num_train_steps', value, 1)
+    if value != int(value):
+        raise ValueError(f'schedule:num_train_steps is {value}, must be an integer.')
+    return int(value)

@@ -372,7 +372,10 @@ def test_torn_and_absent_files(tmp_path):
         ({'seed': -1}, 'network_e:diffusion:seed is -1'),
         ({'schedule': {'beta_stop': 1}}, 'network_e:diffusion:schedule:beta_stop`. Did you mean'),
         ({'denoiser_schedule': 'adm'}, "network_e:diffusion:denoiser_schedule is 'adm'"),
-        ({'num_steps': 50, 'schedule': {'num_train_steps': 20}}, 'must be at most 20'),
+        (
+            {'num_steps': 50, 'schedule': {'num_train_steps': 20}},
+            'num_steps is 50, but the schedule has 20 levels',
+        ),
     ],
     ids=str,
 )
@@ -399,3 +402,37 @@ def test_bad_options(options, message):
 def test_bad_image():
     with pytest.raises(ValueError, match=r'lq is torch.float32 of shape \(3, 4, 4\)'):
         DDNMEnhancer(DENOISER)(torch.zeros(3, 4, 4))
+
+
+def test_sampling_options_reach_the_sampler(rng):
+    """Each changes the result and leaves the data consistency alone."""
+    lq = torch.rand(1, 3, 8, 12, generator=rng)
+    changes = [
+        {},
+        {'rule': 'ddim', 'eta': 0.5},
+        {'rule': 'ddpm'},
+        {'grid': 'trailing'},
+        {'start': 'lq', 'start_alpha_bar': 0.9},
+        {'schedule': {'type': 'cosine', 'num_train_steps': 500}},
+        {'denoiser_schedule': {'type': 'cosine'}},
+    ]
+    results = []
+    for change in changes:
+        enhancer = with_gaussian_denoiser(diffusion={'num_steps': 10} | change)
+        results.append(enhancer.enhance(lq))
+        assert enhancer.residual(results[-1], lq)['unclamped'] < 1e-4
+    for i, result in enumerate(results):
+        assert all((result - other).abs().max() > 1e-3 for other in results[:i])
+
+
+def test_rounding_to_8_bit_is_a_noise_level(rng):
+    """The standard deviation of an error that is uniform within half a level."""
+    sigma = 1 / (255 * 12**0.5)
+    lq = torch.rand(1, 3, 8, 8, generator=rng)
+    noisy, named, clean = (
+        with_gaussian_denoiser(diffusion={'num_steps': 10, 'sigma_y': value}).enhance(lq)
+        for value in (sigma, 'quantization', 0.0)
+    )
+    assert torch.equal(noisy, named) and not torch.equal(noisy, clean)
+    with pytest.raises(ValueError, match="sigma_y is 'quantisation'"):
+        with_gaussian_denoiser(diffusion={'sigma_y': 'quantisation'})

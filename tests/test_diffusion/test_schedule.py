@@ -102,3 +102,22 @@ def test_bad_values():
         DEF.alpha_bar_at(1000)
     with pytest.raises(ValueError, match=r'alpha_bar must be in \[0, 1\]'):
         DEF.timesteps_at(torch.tensor([0.5, 1.1]))
+
+
+def test_cosine_is_the_published_one():
+    """Values of the closed form; the last betas are cut at 0.999."""
+    schedule = NoiseSchedule.cosine(1000)
+
+    def f(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    for t in (0, 10, 500, 900):
+        assert float(schedule.alpha_bar[t]) == pytest.approx(f((t + 1) / 1000) / f(0), rel=1e-12)
+    ratio = schedule.alpha_bar[-1] / schedule.alpha_bar[-2]
+    assert float(ratio) == pytest.approx(1e-3, rel=1e-9)
+
+
+@pytest.mark.parametrize('options', [{'offset': -1}, {'max_beta': 2}, {'num_train_steps': 0}])
+def test_cosine_out_of_range(options):
+    with pytest.raises(ValueError, match=f'schedule:{next(iter(options))}'):
+        NoiseSchedule.cosine(**options)

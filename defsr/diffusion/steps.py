@@ -1,0 +1,129 @@
+"""One reverse step of DDNM, DDNM+, DDIM and DDPM: tensors in, tensors out.
+
+``alpha_bar`` is the level of x_t, ``alpha_bar_next`` that of the state to make. Equation numbers
+are those of the DDNM paper (Wang et al., ICLR 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from defsr.diffusion.operators import LinearOperator
+
+
+def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
+    """``x_{0|t}``, the clean image behind ``x_t`` if ``eps`` is its noise (DDNM Eq. 12)."""
+    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+
+
+def diffuse(x0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
+    """``x0`` with noise up to a level: q(x_t | x_0). Time travel applies it to ``x_{0|t}``.
+
+    The published code re-noises the *unrectified* prediction, and so do we.
+    """
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
+
+
+def renoise(
+    x0_hat: Tensor, eps: Tensor, noise: Tensor, alpha_bar_next: float, eta: float
+) -> Tensor:
+    """``x_{t-1}`` from the rectified ``x0_hat`` (DDNM Eq. 14).
+
+    The paper takes DDPM's posterior; we follow the published code, whose noise is a mixture of
+    a fresh and of the predicted one with shares eta and sqrt(1 - eta^2).
+    """
+    mixed = eta * noise + (1 - eta**2) ** 0.5 * eps
+    return alpha_bar_next**0.5 * x0_hat + (1 - alpha_bar_next) ** 0.5 * mixed
+
+
+def noisy_shares(
+    singular: Tensor, alpha_bar_next: float, eta: float, sigma_y: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What DDNM+ does to each spectral coefficient (DDNM Eq. 17-19 in their SVD form).
+
+    With a = sqrt(alpha_bar_next), sigma_t = sqrt(1 - alpha_bar_next) and a singular value s, the
+    noise of ``y`` arrives in x_{t-1} as a * sigma_y / s. Below sigma_t it replaces part of the
+    fresh noise; above, the correction is weakened until it fits.
+
+    Args:
+        singular: (H,W) singular values, 0 in the null space.
+        alpha_bar_next: noise level of the next state.
+        eta: share of fresh noise, 0..1.
+        sigma_y: noise standard deviation of y, > 0.
+
+    Returns:
+        ``(correction, fresh, kept)``, each (H,W): the diagonal of Sigma_t, and the factors of
+        the fresh and of the predicted noise, which add up to Phi_t. In the null space they are
+        DDNM's. The noise variance of a coefficient of x_{t-1} is sigma_t^2 in every case.
+    """
+    a, sigma_t = alpha_bar_next**0.5, (1 - alpha_bar_next) ** 0.5
+    kept_share = (1 - eta**2) ** 0.5
+    measured = singular > 0
+    arriving = a * sigma_y / torch.where(measured, singular, 1)
+    fits = arriving <= sigma_t
+    correction = torch.where(fits | ~measured, 1.0, sigma_t * kept_share / arriving)
+    rest = (sigma_t**2 - arriving**2).clamp(min=0).sqrt()
+    fresh = torch.where(measured & fits, rest, sigma_t * eta)
+    kept = torch.where(measured, 0.0, torch.full_like(singular, sigma_t * kept_share))
+    return correction, fresh, kept
+
+
+def rectify_noisy(x0: Tensor, y: Tensor, operator: LinearOperator, correction: Tensor) -> Tensor:
+    """``x0_hat = x0 - Sigma_t A_pinv (A x0 - y)`` (DDNM Eq. 17), Sigma_t = V correction V^T."""
+    error = operator.to_spectral(operator.A_pinv(operator.A(x0) - y))
+    return x0 - operator.from_spectral(correction * error)
+
+
+def renoise_noisy(
+    x0_hat: Tensor,
+    eps: Tensor,
+    noise: Tensor,
+    alpha_bar_next: float,
+    operator: LinearOperator,
+    shares: Sequence[Tensor],
+) -> Tensor:
+    """``x_{t-1}`` of DDNM+ (DDNM Eq. 18): the noise is weighted in the spectral basis.
+
+    Both kinds of noise are taken to the basis first, which the published operators leave out.
+    """
+    fresh, kept = shares
+    mixed = fresh * operator.to_spectral(noise) + kept * operator.to_spectral(eps)
+    return alpha_bar_next**0.5 * x0_hat + operator.from_spectral(mixed)
+
+
+def renoise_ddim(
+    x0_hat: Tensor,
+    eps: Tensor,
+    noise: Tensor,
+    alpha_bar: float,
+    alpha_bar_next: float,
+    eta: float,
+) -> Tensor:
+    """``x_{t-1}`` by DDIM (Song et al. 2021, Eq. 12 and 16), with ``x0_hat`` rectified.
+
+    ``eta`` scales DDPM's standard deviation: 0 is deterministic, 1 has DDPM's noise. It is not
+    the ``eta`` of ``renoise``, which is a share of the noise of each step.
+    """
+    sigma = eta * _posterior_std(alpha_bar, alpha_bar_next)
+    direction = (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
+    return alpha_bar_next**0.5 * x0_hat + direction + sigma * noise
+
+
+def renoise_ddpm(
+    x0_hat: Tensor, x_t: Tensor, noise: Tensor, alpha_bar: float, alpha_bar_next: float
+) -> Tensor:
+    """``x_{t-1}`` from DDPM's posterior q(x_{t-1} | x_t, x0_hat): the paper's DDNM Eq. 14."""
+    alpha = alpha_bar / alpha_bar_next
+    share_x0 = alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar)
+    share_x_t = alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar)
+    std = _posterior_std(alpha_bar, alpha_bar_next)
+    return share_x0 * x0_hat + share_x_t * x_t + std * noise
+
+
+def _posterior_std(alpha_bar: float, alpha_bar_next: float) -> float:
+    """Of q(x_{t-1} | x_t, x_0) (DDPM Eq. 7)."""
+    beta = 1 - alpha_bar / alpha_bar_next
+    return (beta * (1 - alpha_bar_next) / (1 - alpha_bar)) ** 0.5

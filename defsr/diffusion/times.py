@@ -1,0 +1,72 @@
+"""The timesteps that a sampler visits, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from defsr.diffusion.schedule import NoiseSchedule
+from defsr.utils.checks import check_choice
+
+GRIDS = ('ddnm', 'trailing', 'log_snr')
+
+
+def time_grid(
+    schedule: NoiseSchedule, num_steps: int, grid: str = 'ddnm', start_alpha_bar: float = 0.0
+) -> list[int]:
+    """The timesteps of a chain, from the cleanest to the noisiest.
+
+    Args:
+        schedule: T noise levels.
+        num_steps: length of the grid, >= 1.
+        grid: ``ddnm``: ``i * (T // num_steps)``, as in DDNM's code, which ends below the noisiest
+            level (950 of 999 for 20 steps). ``trailing``: equal steps that end at the noisiest
+            level. ``log_snr``: equal steps of log(alpha_bar / (1 - alpha_bar)) between both ends.
+        start_alpha_bar: levels below are left out, 0 .. 1; T is the number of those that remain.
+
+    Raises:
+        ValueError: for another grid, and if fewer levels than ``num_steps`` remain.
+    """
+    check_choice('diffusion:grid', grid, GRIDS)
+    total = int((schedule.alpha_bar >= start_alpha_bar).sum())
+    if not 1 <= num_steps <= total:
+        raise ValueError(
+            f'diffusion:num_steps is {num_steps}, but the schedule has {total} levels with '
+            f'alpha_bar >= {start_alpha_bar:g}. Lower num_steps or start_alpha_bar.'
+        )
+    if grid == 'ddnm':
+        return [i * (total // num_steps) for i in range(num_steps)]
+    if grid == 'trailing':
+        return [round((i + 1) * total / num_steps) - 1 for i in range(num_steps)]
+    log_snr = schedule.alpha_bar[:total].logit()
+    wanted = torch.linspace(log_snr[0], log_snr[-1], num_steps, dtype=torch.float64)
+    times = schedule.timesteps_at(wanted.sigmoid()).round().long().tolist()
+    if num_steps == 1:
+        return [total - 1]
+    for i in range(1, num_steps):  # the first levels lie far apart in log-SNR
+        times[i] = max(times[i], times[i - 1] + 1)
+    for i in reversed(range(num_steps)):
+        times[i] = min(times[i], total - num_steps + i)
+    return times
+
+
+def sampling_moves(times: Sequence[int], travel: Sequence[int] = (1, 1)) -> list[tuple[int, int]]:
+    """The moves in time, (from, to), of DDNM with time travel (DDNM Algorithm 2).
+
+    Without travel the grid ``times`` is walked down, and on to -1, the clean image. With travel
+    (length, repeats), each arrival at a grid index that is a multiple of ``length`` (the topmost
+    stretch apart) is followed by ``repeats - 1`` excursions: ``length`` moves up, the same moves
+    down again.
+    """
+    length, repeats = travel
+    num_steps = len(times)
+    path = []
+    for index in reversed(range(num_steps)):
+        path.append(index)
+        if index % length == 0 and index < num_steps - length:
+            up = range(index + 1, index + length + 1)
+            down = range(index + length - 1, index - 1, -1)
+            path.extend([*up, *down] * (repeats - 1))
+    visited = [times[index] for index in path] + [-1]
+    return list(zip(visited[:-1], visited[1:], strict=True))
