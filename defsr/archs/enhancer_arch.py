@@ -15,9 +15,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from defsr.diffusion.operators import BicubicDownsample
+from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling, ddnm_sample
-from defsr.diffusion.schedule import NoiseSchedule
+from defsr.diffusion.schedule import build_schedule
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
 from defsr.utils.levels import levels_of, round_to_8_bit
@@ -37,6 +38,7 @@ DIFFUSION = {
     'rule': 'ddnm',
     'schedule': SAMPLING_SCHEDULE,
     'denoiser_schedule': TRAINING_SCHEDULE,
+    'prediction': 'eps',
     'seed': 0,
 }
 SAMPLING = ('num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'grid', 'rule')
@@ -123,6 +125,8 @@ class DDNMEnhancer(Enhancer):
                 ``type: cosine`` and num_train_steps. Default: linear, 1e-6, 1e-2, 1000, as in DEF.
             denoiser_schedule: the same of the denoiser's training. Default: linear, 1e-4, 2e-2,
                 1000.
+            prediction: what the denoiser was trained to answer, ``eps``, ``v`` or ``x0``.
+                Default: ``eps``.
             seed: of the noise, >= 0. Default: 0.
         degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
 
@@ -143,12 +147,19 @@ class DDNMEnhancer(Enhancer):
         given = dict(diffusion or {})
         check_keys('network_e:diffusion', given, DIFFUSION)
         opt = DIFFUSION | given
-        self.schedule = _build_schedule('schedule', opt['schedule'], SAMPLING_SCHEDULE)
-        trained = _build_schedule('denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE)
+        self.schedule = build_schedule(
+            'network_e:diffusion:schedule', opt['schedule'], SAMPLING_SCHEDULE
+        )
+        trained = build_schedule(
+            'network_e:diffusion:denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE
+        )
         self.sigma_y = QUANTIZATION if opt['sigma_y'] == 'quantization' else opt['sigma_y']
         travel = opt['travel']
         self.sampling = {key: opt[key] for key in SAMPLING}
         self.sampling['travel'] = tuple(travel) if isinstance(travel, list) else travel
+        self.prediction = check_choice(
+            'network_e:diffusion:prediction', opt['prediction'], PREDICTIONS
+        )
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
         self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
@@ -215,9 +226,14 @@ class DDNMEnhancer(Enhancer):
         self.denoiser.load_state_dict(state)
 
     def _predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Ask the denoiser in its own timesteps and dtype."""
+        """Ask the denoiser in its own timesteps and dtype; its answer as eps."""
         dtype = next((p.dtype for p in self.denoiser.parameters()), x_t.dtype)
-        return self.denoiser(x_t.to(dtype), self.denoiser_timesteps[t.long()]).to(x_t.dtype)
+        steps = t.long()
+        answer = self.denoiser(x_t.to(dtype), self.denoiser_timesteps[steps]).to(x_t.dtype)
+        if self.prediction == 'eps':
+            return answer
+        alpha_bar = self.schedule.alpha_bar.to(x_t.device)[steps].view(-1, 1, 1, 1).to(x_t)
+        return eps_from(self.prediction, answer[:, : x_t.shape[1]], x_t, alpha_bar)
 
 
 def pad_reflect(x: Tensor, multiple: int) -> Tensor:
@@ -244,21 +260,6 @@ def content_generator(seed: int, image: Tensor) -> torch.Generator:
     key = f'{seed}:{tuple(levels.shape)}:'.encode() + levels.numpy().tobytes()
     digest = hashlib.sha256(key).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
-
-
-def _build_schedule(
-    name: str, opt: Mapping[str, object], defaults: Mapping[str, float]
-) -> NoiseSchedule:
-    if not isinstance(opt, Mapping):
-        raise ValueError(f'network_e:diffusion:{name} is {opt!r}; expected {dict(defaults)}.')
-    block = f'network_e:diffusion:{name}'
-    given = dict(opt)
-    kind = check_choice(f'{block}:type', given.pop('type', 'linear'), ('linear', 'cosine'))
-    if kind == 'cosine':
-        check_keys(block, given, ('num_train_steps',))
-        return NoiseSchedule.cosine(**given)
-    check_keys(block, given, defaults)
-    return NoiseSchedule.linear(**(defaults | given))
 
 
 def _build_denoiser(block: Mapping[str, object]) -> nn.Module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from defsr.utils.checks import check_at_least, check_between
+from defsr.utils.checks import check_at_least, check_between, check_choice, check_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +145,31 @@ class NoiseSchedule:
         high = torch.searchsorted(-table, -wanted.contiguous()).clamp(1, len(table) - 1)
         above, below = table[high - 1].logit(), table[high].logit()
         return high - 1 + (above - wanted.logit()) / (above - below)
+
+
+def build_schedule(
+    block: str, opt: Mapping[str, object], defaults: Mapping[str, float]
+) -> NoiseSchedule:
+    """A schedule from an option block.
+
+    Args:
+        block: its path, for messages.
+        opt: ``type: linear`` (default) with beta_start, beta_end, num_train_steps, or
+            ``type: cosine`` with num_train_steps.
+        defaults: of a linear schedule.
+
+    Raises:
+        ValueError: for unknown keys and values out of range.
+    """
+    if not isinstance(opt, Mapping):
+        raise ValueError(f'{block} is {opt!r}; expected {dict(defaults)}.')
+    given = dict(opt)
+    kind = check_choice(f'{block}:type', given.pop('type', 'linear'), ('linear', 'cosine'))
+    if kind == 'cosine':
+        check_keys(block, given, ('num_train_steps',))
+        return NoiseSchedule.cosine(**given)
+    check_keys(block, given, defaults)
+    return NoiseSchedule.linear(**(defaults | given))
 
 
 def _check_num_train_steps(value: float) -> int:

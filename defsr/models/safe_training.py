@@ -79,8 +79,9 @@ class SafeTraining(SafeNetworks, ShardedValidation):
             self.grad_clip_norm = train_opt.pop('grad_clip_norm', None)
             if self.grad_clip_norm is not None:
                 check_at_least('train:grad_clip_norm', self.grad_clip_norm, 0)
-            _check_keep_best(opt)
         super().__init__(opt)
+        if self.is_train:
+            _check_keep_best(self.opt)
 
     # -- an iteration --------------------------------------------------------------------------
 

@@ -1,0 +1,106 @@
+"""A denoiser light enough for a CPU: a norm-free U-Net behind a pixel-unshuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
+
+from defsr.archs.adm_blocks import timestep_embedding, zeroed
+from defsr.utils.checks import check_at_least
+
+
+class FilmBlock(nn.Module):
+    """Two convolutions on a residual branch, which the timestep scales and shifts."""
+
+    def __init__(self, num_feat: int, emb_ch: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.film = nn.Linear(emb_ch, 2 * num_feat)
+        self.conv2 = zeroed(nn.Conv2d(num_feat, num_feat, 3, 1, 1))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(N, num_feat, H, W) and (N, emb_ch) -> the same shape."""
+        scale, shift = self.film(emb)[..., None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(x)) * (1 + scale) + shift
+        return x + self.conv2(F.silu(h))
+
+
+@ARCH_REGISTRY.register()
+class UnshuffleUNet(nn.Module):
+    """Denoiser ``(x_t, t) -> prediction`` (eps, v or x0, as it was trained).
+
+    The image is taken apart by ``unshuffle`` first, so that the widest feature maps have a
+    quarter of its pixels. Without normalisation: a layer's output does not depend on the size of
+    the image, so that windows and whole images agree.
+
+    Args:
+        num_in_ch (int): channels of x_t. Default: 3.
+        num_out_ch (int): channels of the prediction. Default: 3.
+        unshuffle (int): side of the pixel blocks that become channels. Default: 2.
+        num_feat (sequence of int): widths per level, fine to coarse; each level halves the side.
+            Default: (64, 128, 192).
+        num_block (int): residual blocks per level on the way down, and again on the way up.
+            Default: 2.
+        emb_ch (int): width of the timestep's embedding. Default: 128.
+
+    Attributes:
+        stride: both sides of x_t must be multiples of it.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        unshuffle: int = 2,
+        num_feat: Sequence[int] = (64, 128, 192),
+        num_block: int = 2,
+        emb_ch: int = 128,
+    ) -> None:
+        super().__init__()
+        check_at_least('num_block', num_block, 1)
+        check_at_least('unshuffle', unshuffle, 1)
+        self.unshuffle, self.emb_ch = unshuffle, emb_ch
+        self.stride = unshuffle * 2 ** (len(num_feat) - 1)
+        self.embed = nn.Sequential(nn.Linear(emb_ch, emb_ch), nn.SiLU(), nn.Linear(emb_ch, emb_ch))
+
+        def stage(width: int) -> nn.ModuleList:
+            return nn.ModuleList(FilmBlock(width, emb_ch) for _ in range(num_block))
+
+        self.head = nn.Conv2d(num_in_ch * unshuffle**2, num_feat[0], 3, 1, 1)
+        self.down = nn.ModuleList(stage(width) for width in num_feat)
+        self.up = nn.ModuleList(stage(width) for width in num_feat[:-1])
+        pairs = list(zip(num_feat[:-1], num_feat[1:], strict=True))
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in pairs)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairs)
+        self.merge = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in pairs)
+        self.tail = nn.Conv2d(num_feat[0], num_out_ch * unshuffle**2, 3, 1, 1)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """(N,C,H,W) about [-1,1] and (N,) timesteps, fractions allowed -> (N,num_out_ch,H,W).
+
+        ValueError if a side is no multiple of ``stride``.
+        """
+        height, width = x_t.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f'x_t is {height}x{width} (HxW), but both sides must be multiples of {self.stride}.'
+            )
+        emb = F.silu(self.embed(timestep_embedding(t, self.emb_ch).to(x_t.dtype)))
+        x = self.head(F.pixel_unshuffle(x_t, self.unshuffle))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                skips.append(x)
+                x = self.shrink[level - 1](x)
+            for block in blocks:
+                x = block(x, emb)
+        for level in reversed(range(len(self.up))):
+            x = self.merge[level](torch.cat([self.grow[level](x), skips.pop()], dim=1))
+            for block in self.up[level]:
+                x = block(x, emb)
+        return F.pixel_shuffle(self.tail(F.silu(x)), self.unshuffle)

@@ -1,0 +1,119 @@
+"""Training of an unconditional denoiser, the prior of DDNM."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+
+from defsr.data.shards import gather_rows
+from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
+from defsr.diffusion.ranges import from_signed, to_signed
+from defsr.diffusion.schedule import build_schedule
+from defsr.utils.checks import check_above, check_between, check_choice, check_keys
+from defsr.utils.seeding import derive_seed
+
+TRAIN_KEYS = (
+    'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass', 'ema_decay',
+    'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma',
+)  # fmt: skip
+VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'pbar', 'sigmas', 'metrics')
+TRAINING_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}
+
+
+@MODEL_REGISTRY.register()
+class DiffusionModel(SRModel):
+    """A denoiser ``network_g(x_t, t)`` trained on clean images (DDPM Eq. 14 and its kin).
+
+    Options of its own, in ``train``: ``prediction`` (eps, v or x0), ``schedule`` (as
+    ``network_e:diffusion:denoiser_schedule``), ``min_alpha_bar`` (noisier levels are left out),
+    ``min_snr_gamma`` (weight of the levels, absent: all alike). In ``val``: ``sigmas``, noise on
+    the scale of 255 at which the PSNR of the denoised image is measured, as ``psnr_<sigma>``.
+    """
+
+    def __init__(self, opt: dict) -> None:
+        train_opt, val_opt = opt.get('train') or {}, opt.get('val') or {}
+        check_keys('train', train_opt, TRAIN_KEYS)
+        check_keys('val', val_opt, VAL_KEYS)
+        self.prediction = check_choice(
+            'train:prediction', train_opt.get('prediction', 'eps'), PREDICTIONS
+        )
+        self.schedule = build_schedule(
+            'train:schedule', train_opt.get('schedule') or {}, TRAINING_SCHEDULE
+        )
+        lowest = check_between('train:min_alpha_bar', train_opt.get('min_alpha_bar', 0), 0, 1)
+        self.num_levels = int((self.schedule.alpha_bar >= lowest).sum())
+        if not self.num_levels:
+            raise ValueError(f'train:min_alpha_bar is {lowest}, above every level. Lower it.')
+        self.gamma = train_opt.get('min_snr_gamma')
+        if self.gamma is not None:
+            check_above('train:min_snr_gamma', self.gamma, 0)
+        self.sigmas = [check_above('val:sigmas', s, 0) for s in val_opt.get('sigmas', ())]
+        if val_opt:
+            names = [f'psnr_{sigma:g}' for sigma in self.sigmas]
+            opt = opt | {'val': val_opt | {'metrics': {name: {} for name in names}}}
+        super().__init__(opt)
+
+    def feed_data(self, data: dict) -> None:
+        """Take a batch of clean images ``gt`` (N,3,H,W) in [0, 1]."""
+        self.gt = data['gt'].to(self.device)
+        self.image_name = data['gt_path'][0]
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step on a random level for each image."""
+        x0 = to_signed(self.gt)
+        t = torch.randint(self.num_levels, (len(x0),))
+        eps = torch.randn(x0.shape).to(x0)
+        alpha_bar = self.schedule.alpha_bar[t].view(-1, 1, 1, 1).to(x0)
+        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+        answer = self.net_g(x_t, t.to(x0))[:, :3]
+        target = target_of(self.prediction, x0, eps, alpha_bar)
+        weight = None
+        if self.gamma is not None:
+            weight = min_snr_weight(self.prediction, alpha_bar, self.gamma).expand_as(target)
+        loss = self.cri_pix(answer, target, weight)
+        self.optimizer_g.zero_grad()
+        loss.backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(OrderedDict(l_pix=loss))
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    @torch.no_grad()
+    def denoise(self, gt: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+        """Add noise of ``sigma`` (scale of 255) to ``gt`` in [0, 1] and take it away again."""
+        ratio = (2 * sigma / 255) ** 2  # noise over signal variance in [-1, 1]
+        t = self.schedule.timesteps_at(1 / (1 + ratio))
+        alpha_bar = self.schedule.alpha_bar_at(t).to(gt)
+        noise = torch.randn(gt.shape, generator=generator).to(gt)
+        x_t = alpha_bar.sqrt() * to_signed(gt) + (1 - alpha_bar).sqrt() * noise
+        net_g = getattr(self, 'net_g_ema', self.net_g)
+        net_g.eval()
+        answer = net_g(x_t, t.to(gt).expand(len(gt)))[:, :3]
+        if net_g is self.net_g and self.is_train:
+            net_g.train()
+        return from_signed(x0_from(self.prediction, answer, x_t, alpha_bar)).clamp(0, 1)
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
+        """Denoising PSNR per noise level, mean over images; the noise is the same each time."""
+        dataset = dataloader.dataset
+        name = dataset.opt['name']
+        rows = []
+        for data in dataloader:
+            self.feed_data(data)
+            row = {}
+            for sigma in self.sigmas:
+                seed = derive_seed('denoise', self.image_name.rsplit('/', 1)[-1], str(sigma))
+                generator = torch.Generator().manual_seed(seed)
+                error = self.denoise(self.gt, sigma, generator) - self.gt
+                row[f'psnr_{sigma:g}'] = -10 * error.square().mean().log10().item()
+            rows.append(row)
+        rows = gather_rows(rows, dataset)
+        self._initialize_best_metric_results(name)
+        self.metric_results = {key: sum(r[key] for r in rows) / len(rows) for key in rows[0]}
+        for key, value in self.metric_results.items():
+            self._update_best_metric_result(name, key, value, current_iter)
+        self._log_validation_metric_values(current_iter, name, tb_logger)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from tiny import adam, loader_of
+
+from defsr.training_run import build_safe_model
+
+
+@pytest.fixture
+def opt(opt):
+    """A tiny denoiser on the three crops of the stereo pair."""
+    gt = {'type': 'ImageCropDataset', 'scale': 4, 'gt_size': 32, 'io_backend': {'type': 'disk'}}
+    gt['dataroot_gt'] = opt['datasets']['train']['dataroot_gt']
+    train = gt | {'name': 'crops', 'phase': 'train', 'batch_size_per_gpu': 2}
+    run = {key: opt[key] for key in ('is_train', 'dist', 'rank', 'world_size', 'path', 'num_gpu')}
+    return run | {
+        'name': 'prior',
+        'model_type': 'DiffusionModel',
+        'manual_seed': 0,
+        'datasets': {
+            'train': train | {'num_worker_per_gpu': 0},
+            'val': gt | {'name': 'centres', 'phase': 'val'},
+        },
+        'network_g': {'type': 'UnshuffleUNet', 'num_feat': [8, 8], 'num_block': 1},
+        'train': {
+            'ema_decay': 0.5,
+            'optim_g': adam(),
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [], 'gamma': 0.5},
+            'total_iter': 10,
+            'pixel_opt': {'type': 'MSELoss', 'loss_weight': 1.0, 'reduction': 'mean'},
+        },
+        'val': {'val_freq': 2, 'save_img': False, 'sigmas': [15, 50]},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 1, 'keep_best': 'psnr_15'},
+    }
+
+
+def losses_of(model, opt, number):
+    batch = next(iter(loader_of(opt, 'train')))
+    losses = []
+    for current_iter in range(1, number + 1):
+        model.update_learning_rate(current_iter)
+        model.feed_data(batch)
+        model.optimize_parameters(current_iter)
+        losses.append(model.get_current_log()['l_pix'])
+    return losses
+
+
+@pytest.mark.parametrize(
+    'change', [{}, {'prediction': 'v'}, {'prediction': 'x0', 'min_snr_gamma': 5.0}], ids=str
+)
+def test_learns(opt, change):
+    """The same levels and noise each round: they follow from the iteration's number."""
+    opt['train'] |= change
+    opt['train']['optim_g']['lr'] = 5e-3
+    model = build_safe_model(opt)
+    rounds = [sum(losses_of(model, opt, 25)) for _ in range(4)]
+    assert rounds[-1] < 0.8 * rounds[0]
+
+
+def test_only_levels_above_a_limit_are_trained(opt):
+    opt['train'] |= {'min_alpha_bar': 0.5, 'schedule': {'type': 'cosine', 'num_train_steps': 200}}
+    model = build_safe_model(opt)
+    seen = []
+    forward = model.net_g.forward
+    model.net_g.forward = lambda x_t, t: seen.extend(t.tolist()) or forward(x_t, t)
+    losses_of(model, opt, 20)
+    levels = model.schedule.alpha_bar_at(torch.tensor(seen))
+    assert levels.min() >= 0.5 and len(set(seen)) > 20
+
+
+class PerfectDenoiser(torch.nn.Module):
+    """Knows the clean image."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = [model]
+
+    def forward(self, x_t, t):
+        model = self.model[0]
+        alpha_bar = model.schedule.alpha_bar_at(t).view(-1, 1, 1, 1).to(x_t)
+        x0 = 2 * model.gt - 1 + 0.02
+        return (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+
+
+def test_validation_measures_the_denoised_image(opt, tmp_path):
+    """An error of 0.01 everywhere is 40 dB, whatever the noise."""
+    model = build_safe_model(opt)
+    model.net_g_ema = PerfectDenoiser(model)
+    model.current_iter = 2
+    model.validation(loader_of(opt, 'val'), 2, None)
+    record = json.loads((tmp_path / 'training_states/validation.json').read_text())
+    assert record['2']['centres']['psnr_15'] == pytest.approx(40, abs=0.15)
+    assert record['2']['centres']['psnr_50'] == pytest.approx(40, abs=0.15)
+    assert (tmp_path / 'models/net_g_best.pth').is_file()
+
+
+def test_validation_has_the_same_noise_each_time(opt):
+    model = build_safe_model(opt)
+    results = []
+    for current_iter in (2, 4):
+        model.current_iter = current_iter
+        model.validation(loader_of(opt, 'val'), current_iter, None)
+        results.append(dict(model.metric_results))
+    assert results[0] == results[1] and 5 < results[0]['psnr_50'] < 40
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda o: o['train'].update(prediction='noise'), "train:prediction is 'noise'"),
+        (lambda o: o['train'].update(predicton='v'), 'Did you mean `prediction`'),
+        (lambda o: o['train'].update(min_alpha_bar=1), 'above every level'),
+        (lambda o: o['train'].update(min_snr_gamma=0), 'min_snr_gamma is 0'),
+        (lambda o: o['val'].update(sigmas=[0]), 'val:sigmas'),
+        (lambda o: o['train'].update(schedule={'type': 'cos'}), 'train:schedule:type is .cos.'),
+    ],
+)
+def test_wrong_options_end_in_one_line(opt, change, message):
+    opt = deepcopy(opt)
+    change(opt)
+    with pytest.raises(ValueError, match=message):
+        build_safe_model(opt)
