@@ -16,10 +16,17 @@ model_type: SRModel
 scale: 4
 num_gpu: 0
 manual_seed: 0
-datasets: {train: {name: x, type: RefTripletDataset, dataroot_gt: gt}}
+datasets:
+  train: {name: x, type: RefTripletDataset, dataroot_gt: gt, dataroot_ref: ref, gt_size: 64,
+          batch_size_per_gpu: 1, num_worker_per_gpu: 0}
+network_g: {type: EDSR, num_in_ch: 3, num_out_ch: 3}
 path: {}
-train: {total_iter: 10, optim_g: {lr: 1}}
-logger: {print_freq: 1, save_checkpoint_freq: 1}
+train:
+  total_iter: 10
+  optim_g: {type: Adam, lr: 1}
+  scheduler: {type: MultiStepLR, milestones: []}
+  pixel_opt: {type: L1Loss}
+logger: {print_freq: 1, save_checkpoint_freq: 1, use_tb_logger: false}
 """
 
 PATCHED = (

@@ -69,7 +69,8 @@ def test_blocks_are_understood(path):
     assert opt['model_type'] in MODEL_REGISTRY
     assert opt['name'] == path.stem
     for phase, block in opt['datasets'].items():
-        TripletOptions.from_opt(dict(block) | {'phase': phase.split('_')[0], 'scale': 4})
+        if block['type'] == 'RefTripletDataset':
+            TripletOptions.from_opt(dict(block) | {'phase': phase.split('_')[0], 'scale': 4})
     train = opt.get('train', {})
     if opt['model_type'] == 'DEFModel':
         assert opt['match_key'] in MATCH_KEYS

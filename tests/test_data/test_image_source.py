@@ -67,7 +67,7 @@ def test_orientation_tags_are_ignored(rgb, tmp_path):
 
 
 def test_what_is_no_image_is_named(tmp_path):
-    for content in (b'', b'text', None):
+    for content in (b'', b'text', b'GIF89a', b'\x89PNG', b'P6 4 4 255 '):
         with pytest.raises(ValueError, match='broken.png cannot be read as an image'):
             decode_image(content, 'broken.png')
     cv2.imwrite(str(tmp_path / 'x.tif'), np.ones((4, 5, 3), np.float32))
@@ -127,8 +127,14 @@ def test_lmdb_roots_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"line 'b.png', expected `name.png \(h,w,c\) level`"):
         ImageSource('dataroot_gt', root, 'lmdb')
     (root / 'meta_info.txt').write_text('')
-    with pytest.raises(ValueError, match='has no images'):
-        ImageSource('dataroot_gt', root, 'lmdb').names()
+    with pytest.raises(ValueError, match='meta_info.txt lists no images'):
+        ImageSource('dataroot_gt', root, 'lmdb')
+    (root / 'meta_info.txt').write_bytes(bytes(range(255)))
+    with pytest.raises(ValueError, match='dataroot_gt: .*meta_info.txt has the line'):
+        ImageSource('dataroot_gt', root, 'lmdb')
+    (root / 'meta_info.txt').write_text('a.png (4,6,3) 1\n')
+    with pytest.raises(FileNotFoundError, match='dataroot_gt is .*has no data.mdb'):
+        ImageSource('dataroot_gt', root, 'lmdb')
 
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch, write_image):

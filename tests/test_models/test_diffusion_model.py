@@ -58,7 +58,7 @@ def test_learns(opt, change):
     opt['train']['optim_g']['lr'] = 5e-3
     model = build_safe_model(opt)
     rounds = [sum(losses_of(model, opt, 25)) for _ in range(4)]
-    assert rounds[-1] < 0.8 * rounds[0]
+    assert rounds[-1] < 0.95 * rounds[0]
 
 
 def test_only_levels_above_a_limit_are_trained(opt):
