@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name='defsr',
-    version='0.1.0',
+    version='0.2.0',
     description='Detail-Enhancing Framework for reference-based super-resolution, a BasicSR plugin',
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',

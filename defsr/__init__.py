@@ -12,4 +12,4 @@ from defsr.upscaling import upscale  # noqa: E402
 
 __all__ = ['upscale']
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -10,7 +10,7 @@ import importlib
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import torch
@@ -46,8 +46,31 @@ def patch_pipelines() -> None:
     train.create_train_val_dataloader = run.create_train_val_dataloader
     train.build_model = run.build_model
     test.build_model = build_safe_model
+    _pass_on_errors_of_prefetching()
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
+
+
+def _pass_on_errors_of_prefetching() -> None:
+    """basicsr 1.4.2 loses an error in its prefetching thread, and the run waits for ever."""
+    prefetching = importlib.import_module('basicsr.data.prefetch_dataloader')
+
+    def run(self) -> None:
+        try:
+            for item in self.generator:
+                self.queue.put(item)
+            self.queue.put(StopIteration())
+        except BaseException as error:
+            self.queue.put(error)
+
+    def next_item(self) -> dict:
+        item = self.queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    prefetching.PrefetchGenerator.run = run
+    prefetching.PrefetchGenerator.__next__ = next_item
 
 
 def _restore_functional_tensor() -> None:
@@ -64,10 +87,13 @@ def _restore_functional_tensor() -> None:
         sys.modules[name] = module
 
 
-def _read_options_safely(entries: Sequence[str] = ()) -> dict:
+def _read_options_safely(
+    entries: Sequence[str] = (), check: Callable[[dict], None] | None = None
+) -> dict:
     """basicsr 1.4.2 reads option files with PyYAML's unsafe loader: a file could run code.
 
-    Its ``yaml.load(file, Loader=...)`` becomes ours, which applies the overrides as well.
+    Its ``yaml.load(file, Loader=...)`` becomes ours, which applies the overrides as well, and
+    checks the result before BasicSR meets it.
 
     Returns:
         A dict that will hold what is read next.
@@ -77,6 +103,8 @@ def _read_options_safely(entries: Sequence[str] = ()) -> dict:
 
     def load(file: TextIO, Loader: type | None = None):  # noqa: N803 (PyYAML's name)
         opt = override_options(load_options(file.name), entries)
+        if check:
+            check(opt)
         read.update(opt)
         return opt
 
@@ -90,6 +118,7 @@ def _with_safe_overrides(options: types.ModuleType):
 
     Its ``init_dist`` calls CUDA on machines without, and each process draws a seed of its own.
     """
+    from defsr.options_check import check_options
     from defsr.utils import distributed
 
     original, original_init_dist = options.parse_options, options.init_dist
@@ -97,7 +126,8 @@ def _with_safe_overrides(options: types.ModuleType):
     def parse_options(root_path: str, is_train: bool = True):
         argv = sys.argv
         sys.argv, entries = split_force_yml(argv)
-        read = _read_options_safely(entries)
+        resuming = {'auto_resume': '--auto_resume' in argv}
+        read = _read_options_safely(entries, lambda opt: check_options(opt | resuming, is_train))
 
         def init_dist(launcher: str, **kwargs: object) -> None:
             use_cuda = torch.cuda.is_available() and read.get('num_gpu') != 0

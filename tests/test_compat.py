@@ -110,3 +110,25 @@ def test_a_launcher_without_its_environment(pipelines, monkeypatch):
         parse(pipelines, monkeypatch, '--launcher', 'pytorch')
     with pytest.raises(ValueError, match='needs SLURM_PROCID, SLURM_NTASKS .* `srun`'):
         parse(pipelines, monkeypatch, '--launcher', 'slurm')
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise ValueError('image 2 is torn')
+        return index
+
+
+@pytest.mark.timeout(30)
+def test_an_error_while_prefetching_is_no_endless_wait(pipelines):
+    from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+
+    loader = iter(PrefetchDataLoader(num_prefetch_queue=1, dataset=Broken()))
+    assert [next(loader).item() for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match='image 2 is torn'):
+        next(loader)
+    whole = PrefetchDataLoader(num_prefetch_queue=1, dataset=range(3))
+    assert [batch.item() for batch in whole] == [0, 1, 2]

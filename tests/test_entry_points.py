@@ -77,6 +77,19 @@ def test_a_users_mistake_is_one_line(workspace):
     assert 'Traceback' in traced.stderr
 
 
+@pytest.mark.parametrize('prefetch_mode', [None, 'cpu'])
+def test_a_torn_image_in_a_worker_ends_the_run(workspace, prefetch_mode):
+    """In one line, and at once: the workers must not keep the process alive."""
+    opt = shrink('train_EDSR_small_x4.yml')
+    opt['datasets']['train'] |= {'num_worker_per_gpu': 2, 'prefetch_mode': prefetch_mode}
+    image = workspace / 'datasets/gt/1.png'
+    image.write_bytes(image.read_bytes()[:-100])
+    done = run(workspace, TRAIN, '-opt', save_options(workspace / 'o.yml', opt))
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if 'error: ' in line]
+    assert 'datasets/gt/1.png is cut off' in line and 'Traceback' not in done.stderr
+
+
 def test_demo_data(workspace):
     run_well(workspace, '-m', 'defsr.tools.demo_data')
     folder = workspace / 'datasets/demo'

@@ -17,11 +17,14 @@ from torch import Tensor
 from defsr.diffusion.operators import BicubicDownsample
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
-from defsr.diffusion.sampler import check_sampling, ddnm_sample
+from defsr.diffusion.sampler import check_sampling
 from defsr.diffusion.schedule import build_schedule
+from defsr.diffusion.strategies import STRATEGIES, sample_any_size
+from defsr.diffusion.windows import CanvasNoise
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
 from defsr.utils.levels import levels_of, round_to_8_bit
+from defsr.utils.seeding import derive_seed
 from defsr.utils.weights import check_same_layout, read_weights
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
@@ -39,6 +42,10 @@ DIFFUSION = {
     'schedule': SAMPLING_SCHEDULE,
     'denoiser_schedule': TRAINING_SCHEDULE,
     'prediction': 'eps',
+    'strategy': 'full',
+    'tile': 256,
+    'overlap': 128,
+    'windows_per_batch': 8,
     'seed': 0,
 }
 SAMPLING = ('num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'grid', 'rule')
@@ -105,7 +112,7 @@ class DDNMEnhancer(Enhancer):
     """Detail enhancement by DDNM with a pre-trained denoiser (DEF Eq. 8-9). Frozen, eval mode.
 
     An image smaller than what the denoiser takes, or of another shape, is padded by reflection,
-    sampled in one piece, cropped and projected again. The noise of a sample follows from
+    sampled whole or in windows, cropped and projected again. The noise of a sample follows from
     ``seed`` and the image alone, so batches, order and repeats do not change a result.
 
     Args:
@@ -127,6 +134,11 @@ class DDNMEnhancer(Enhancer):
                 1000.
             prediction: what the denoiser was trained to answer, ``eps``, ``v`` or ``x0``.
                 Default: ``eps``.
+            strategy: for images larger than ``tile``: ``full``, ``blend``, ``replace`` or
+                ``mask_shift``, see ``defsr.diffusion.strategies``. Default: ``full``.
+            tile: side of a window in HR pixels, a multiple of the denoiser's stride. Default: 256.
+            overlap: of neighbouring windows in HR pixels, at least. Default: 128.
+            windows_per_batch: for ``blend``, windows in one call of the denoiser. Default: 8.
             seed: of the noise, >= 0. Default: 0.
         degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
 
@@ -150,6 +162,14 @@ class DDNMEnhancer(Enhancer):
         self.schedule = build_schedule(
             'network_e:diffusion:schedule', opt['schedule'], SAMPLING_SCHEDULE
         )
+        self.division = {
+            'strategy': check_choice('network_e:diffusion:strategy', opt['strategy'], STRATEGIES),
+            'side': check_at_least('network_e:diffusion:tile', opt['tile'], 1),
+            'overlap': check_at_least('network_e:diffusion:overlap', opt['overlap'], 0),
+            'windows_per_batch': check_at_least(
+                'network_e:diffusion:windows_per_batch', opt['windows_per_batch'], 1
+            ),
+        }
         trained = build_schedule(
             'network_e:diffusion:denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE
         )
@@ -163,9 +183,18 @@ class DDNMEnhancer(Enhancer):
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
         self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
+        self._check_tile(opt['tile'])
         timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
         self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
         self.eval()
+
+    def _check_tile(self, tile: int) -> None:
+        multiple = math.lcm(getattr(self.denoiser, 'stride', 1), self.scale)
+        if self.division['strategy'] != 'full' and tile % multiple:
+            raise ValueError(
+                f'network_e:diffusion:tile is {tile}, but must be a multiple of {multiple} '
+                f"(scale and the denoiser's stride). Nearest: {tile - tile % multiple}."
+            )
 
     def train(self, mode: bool = True) -> DDNMEnhancer:
         """Stay in eval mode, whatever the model around it does."""
@@ -193,14 +222,15 @@ class DDNMEnhancer(Enhancer):
         height, width = lq.shape[-2:]
         stride = getattr(self.denoiser, 'stride', 1)
         padded = pad_reflect(lq, stride // math.gcd(stride, self.scale))
-        x0_hat = ddnm_sample(
+        noise = CanvasNoise([content_key(self.seed, each) for each in lq])
+        x0_hat = sample_any_size(
             self._predict_noise,
             to_signed(padded),
             self.operator,
             self.schedule,
-            sigma_y=sigma_to_signed(self.sigma_y),
-            **self.sampling,
-            generator=[content_generator(self.seed, each) for each in lq],
+            noise,
+            self.sampling | {'sigma_y': sigma_to_signed(self.sigma_y)},
+            **self.division,
             progress=progress,
         )
         de = from_signed(x0_hat[..., : self.scale * height, : self.scale * width])
@@ -254,12 +284,11 @@ def pad_reflect(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
-def content_generator(seed: int, image: Tensor) -> torch.Generator:
-    """A generator that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
+def content_key(seed: int, image: Tensor) -> int:
+    """A number that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
     levels = levels_of(image).to('cpu', torch.uint8).contiguous()
-    key = f'{seed}:{tuple(levels.shape)}:'.encode() + levels.numpy().tobytes()
-    digest = hashlib.sha256(key).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
+    content = hashlib.sha256(levels.numpy().tobytes()).hexdigest()
+    return derive_seed(seed, *levels.shape, content)
 
 
 def _build_denoiser(block: Mapping[str, object]) -> nn.Module:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from functools import cache
 from os import path as osp
 from pathlib import PurePosixPath
 from typing import Literal
@@ -12,11 +10,12 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-from basicsr.utils import FileClient
 from torch import Tensor
 
+from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
+from defsr.utils.image_header import MAX_MEGAPIXELS, check_megapixels, image_size
+
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
-_META_LINE = re.compile(r'(.+) \(\d+,\d+,\d+\) \S+')
 
 
 def image_key(name: str) -> str:
@@ -25,30 +24,60 @@ def image_key(name: str) -> str:
     return str(path.with_suffix('')) if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def decode_array(content: bytes | None, path: str) -> np.ndarray:
+def decode_array(
+    content: bytes, path: str, max_megapixels: float = MAX_MEGAPIXELS, option: str = ''
+) -> np.ndarray:
     """File content -> (H, W), (H, W, 3) BGR or (H, W, 4) BGRA, uint8 or uint16.
 
     An orientation tag is ignored: data sets are measured in stored pixels.
 
+    Args:
+        content: of a PNG, JPEG, BMP, TIFF or WebP; of an animation the first picture is taken.
+        path: for messages.
+        max_megapixels: larger images are refused by their header.
+        option: the block that holds ``max_megapixels``, for messages.
+
     Raises:
-        ValueError: for what is no image, and for pixels that are neither 8 nor 16 bit.
+        ValueError: for what is no image, is cut off, damaged or too large, and for pixels that
+            are neither 8 nor 16 bit.
     """
-    buffer = np.frombuffer(content or b'', np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if buffer.size else None
+    option = f'{option}:max_megapixels' if option else 'max_megapixels'
+    check_megapixels(path, image_size(content, path), max_megapixels, option)
+    image = _decode_quietly(content)
     if image is None:
-        raise ValueError(f'{path} cannot be read as an image. Replace the file or leave it out.')
+        raise ValueError(
+            f'{path} is damaged and cannot be read as an image. Replace the file or leave it out.'
+        )
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f'{path} has {image.dtype} pixels, but must have 8 or 16 bits each.')
+        raise ValueError(
+            f'{path} has {image.dtype} pixels, but must have 8 or 16 bits each. Convert it.'
+        )
+    if image.ndim == 3 and image.shape[2] > 4:
+        raise ValueError(f'{path} has {image.shape[2]} channels, but must have 1 to 4. Convert it.')
     return image
 
 
-def decode_image(content: bytes | None, path: str) -> Tensor:
+def _decode_quietly(content: bytes) -> np.ndarray | None:
+    """None for what cannot be decoded; OpenCV would tell of it on stderr, without the path."""
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # sizes beyond OpenCV's own limits
+        return None
+    finally:
+        log.setLogLevel(level)
+
+
+def decode_image(
+    content: bytes, path: str, max_megapixels: float = MAX_MEGAPIXELS, option: str = ''
+) -> Tensor:
     """File content -> (3, H, W) RGB float32 in [0, 1]; grey is repeated, alpha dropped.
 
-    Raises:
-        ValueError: as ``decode_array``.
+    Args, Raises: as ``decode_array``.
     """
-    image = decode_array(content, path)
+    image = decode_array(content, path, max_megapixels, option)
     peak = np.iinfo(image.dtype).max
     if image.ndim == 2:
         image = image[..., None]
@@ -63,16 +92,22 @@ class ImageSource:
         option: the option that holds the root, for messages, as in ``datasets:Set5:dataroot_gt``.
         root: a folder, or an LMDB folder with BasicSR's ``meta_info.txt``.
         backend: ``disk`` or ``lmdb``.
+        max_megapixels: larger images are refused by their header. Default: 128.
 
     Raises:
-        FileNotFoundError: if the folder, or the LMDB's ``meta_info.txt``, does not exist.
-        ValueError: if an LMDB's name does not end in ``.lmdb``, or its meta file is damaged.
+        FileNotFoundError: if the folder, or a file of the LMDB, does not exist.
+        ValueError: if an LMDB's name does not end in ``.lmdb``, or it is damaged.
     """
 
     def __init__(
-        self, option: str, root: str | os.PathLike, backend: Literal['disk', 'lmdb'] = 'disk'
+        self,
+        option: str,
+        root: str | os.PathLike,
+        backend: Literal['disk', 'lmdb'] = 'disk',
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         self.option = option
+        self.max_megapixels = max_megapixels
         self.root = osp.expanduser(os.fspath(root))
         self.backend = backend
         self._folders: dict[str, frozenset[str]] = {}
@@ -83,7 +118,10 @@ class ImageSource:
             )
         if not osp.isdir(self.root):
             raise FileNotFoundError(f'{option} is {self.root}, which is not an existing folder.')
-        self._keys = self._read_meta() if backend == 'lmdb' else {}
+        self._keys: dict[str, str] = {}
+        if backend == 'lmdb':
+            self._keys = {image_key(name): name for name in read_meta(option, self.root)}
+            check_lmdb(option, self.root)
 
     def names(self) -> list[str]:
         """Every image directly in the root, sorted.
@@ -135,30 +173,16 @@ class ImageSource:
         return osp.join(self.root, name)
 
     def read(self, name: str) -> Tensor:
-        """The image as (3, H, W) RGB float32 in [0, 1]. ValueError if it cannot be decoded."""
-        return decode_image(self.read_bytes(name), self.path(name))
+        """The image as (3, H, W) RGB float32 in [0, 1]. Errors: ``decode_array``."""
+        content, block = self.read_bytes(name), self.option.rpartition(':')[0]
+        return decode_image(content, self.path(name), self.max_megapixels, block)
 
-    def read_bytes(self, name: str) -> bytes | None:
-        """The encoded image; None if an LMDB lacks what its meta file lists."""
-        if self.backend == 'disk':
-            return FileClient('disk').get(self.path(name))
-        data = os.stat(osp.join(self.root, 'data.mdb'))
-        return _lmdb_client(osp.realpath(self.root), data.st_ino).get(image_key(name), 'default')
-
-    def _read_meta(self) -> dict[str, str]:
-        meta = osp.join(self.root, 'meta_info.txt')
-        if not osp.isfile(meta):
-            raise FileNotFoundError(
-                f'{self.option} is {self.root}, which has no meta_info.txt. '
-                'Build it anew with `python -m defsr.tools.create_lmdb`.'
-            )
-        with open(meta, encoding='utf-8') as file:
-            lines = [line.strip() for line in file if line.strip()]
-        matches = [_META_LINE.fullmatch(line) for line in lines]
-        if None in matches:
-            line = lines[matches.index(None)]
-            raise ValueError(f'{meta} has the line {line!r}, expected `name.png (h,w,c) level`.')
-        return {image_key(match[1]): match[1] for match in matches}
+    def read_bytes(self, name: str) -> bytes:
+        """The encoded image. OSError, or ValueError from an LMDB, if it cannot be had."""
+        if self.backend == 'lmdb':
+            return read_lmdb(self.option, self.root, image_key(name))
+        with open(self.path(name), 'rb') as file:
+            return file.read()
 
     def _has_file(self, name: str) -> bool:
         folder, base = osp.split(name)
@@ -171,14 +195,3 @@ class ImageSource:
             entries = os.scandir(path) if osp.isdir(path) else ()
             self._folders[folder] = frozenset(e.name for e in entries if e.is_file())
         return self._folders[folder]
-
-
-@cache
-def _lmdb_client(path: str, inode: int) -> FileClient:
-    """One reader per LMDB and process, opened on first use.
-
-    LMDB refuses a second opening in one process, and five validation sets may share one file.
-    A forked worker goes on with its parent's (read-only, without locks); ``inode`` tells a
-    rebuilt file from the old one.
-    """
-    return FileClient('lmdb', db_paths=[path], client_keys=['default'])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
+import multiprocessing
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,6 +93,8 @@ def _train_loader(
     )
     loader = build_dataloader(items, block, opt['num_gpu'], opt['dist'], sampler, seed)
     loader.worker_init_fn = _leave_signals_to_the_main_process
+    if loader.num_workers:
+        atexit.register(_end_workers)
     return loader, sampler
 
 
@@ -101,3 +105,15 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """At exit: Python would send the workers a SIGTERM and wait for ever.
+
+    They only read. PyTorch's watch over them would take their end for a mishap.
+    """
+    children = multiprocessing.active_children()
+    if children:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in children:
+        child.kill()

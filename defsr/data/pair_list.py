@@ -35,26 +35,34 @@ class Pair:
         return f'{stem[: MAX_STEM - 9]}-{digest}'
 
 
-def read_pair_list(path: str | Path) -> list[Pair]:
+def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     """Read a text file with lines ``gt ref1 [ref2 ...]``; blank lines and ``#`` lines are skipped.
 
     A relative path is looked up from the current directory, then in the checkout that holds
     this package.
 
+    Args:
+        path: the file.
+        option: what the user sets to it, for messages.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has no pairs.
+        ValueError: if it has no pairs, or is no text.
     """
     given = Path(path).expanduser()
     files = [file for file in (given, REPOSITORY / given) if file.is_file()]
     if not files:
         raise FileNotFoundError(
-            f'pair_list is {path}, which does not exist. Tried: {given}, {REPOSITORY / given}.'
+            f'{option} is {path}, which does not exist. Tried: {given}, {REPOSITORY / given}.'
         )
-    lines = (line.split() for line in files[0].read_text(encoding='utf-8').splitlines())
+    try:
+        text = files[0].read_text(encoding='utf-8')
+    except UnicodeDecodeError:
+        raise ValueError(f'{option} is {files[0]}, which is no text file in UTF-8.') from None
+    lines = (line.split() for line in text.splitlines())
     pairs = [Pair(words[0], tuple(words[1:])) for words in lines if words and words[0][0] != '#']
     if not pairs:
-        raise ValueError(f'pair_list is {files[0]}, which has no lines `gt ref1 [ref2 ...]`.')
+        raise ValueError(f'{option} is {files[0]}, which has no lines `gt ref1 [ref2 ...]`.')
     return pairs
 
 

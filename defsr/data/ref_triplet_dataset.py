@@ -17,6 +17,8 @@ from defsr.data.image_source import ImageSource
 from defsr.data.pair_list import Pair, check_result_names, read_pair_list
 from defsr.data.triplet_options import TripletOptions
 
+MIN_REF_SIDE = 4  # the texture extractor's coarsest level has a quarter of it
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -58,7 +60,9 @@ class RefTripletDataset(Dataset):
         self.opt = opt
         self.options = options = TripletOptions.from_opt(opt)
         self.sources = {
-            root: ImageSource(f'{options.block}:dataroot_{root}', folder, options.backend)
+            root: ImageSource(
+                f'{options.block}:dataroot_{root}', folder, options.backend, options.max_megapixels
+            )
             for root, folder in options.roots.items()
         }
         self.main = 'gt' if 'gt' in self.sources else 'lq'
@@ -100,7 +104,7 @@ class RefTripletDataset(Dataset):
         if options.pair_list is None:
             names = self.sources[self.main].names()
             return [Pair(name, (name,)) for name in names]
-        pairs = read_pair_list(options.pair_list)
+        pairs = read_pair_list(options.pair_list, f'{options.block}:pair_list')
         for pair in pairs:
             if options.ref_is_lq and pair.refs not in ((), (pair.gt,)):
                 raise ValueError(
@@ -178,6 +182,12 @@ class RefTripletDataset(Dataset):
         """``ref`` and ``ref_de``; the reference loses what its cached image does not have."""
         source = self.sources.get('ref')
         ref = source.read(entry.refs[index]) if source else lq.clone()
+        if min(ref.shape[-2:]) < MIN_REF_SIDE:
+            raise ValueError(
+                f'The reference {self._ref_path(entry, index)} of {self.options.block} is '
+                f'{ref.shape[-2]}x{ref.shape[-1]} (HxW), but both sides must be at least '
+                f'{MIN_REF_SIDE}. Remove the pair or give another reference.'
+            )
         if not entry.ref_des:
             return {'ref': ref}
         ref_de = self.sources['ref_de'].read(entry.ref_des[index])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from defsr.data.augmentation import REF_AUGMENTS
 from defsr.data.degradation import DEGRADATIONS
-from defsr.utils.checks import check_at_least, check_choice, check_keys
+from defsr.utils.checks import check_above, check_at_least, check_block, check_choice, check_keys
+from defsr.utils.image_header import MAX_MEGAPIXELS
 
 ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
 BASICSR_KEYS = {
@@ -36,6 +37,7 @@ OWN_KEYS = {
     'ref_augment',
     'ref_size',
     'degradation',
+    'max_megapixels',
 }
 
 
@@ -48,6 +50,7 @@ class TripletOptions:
         roots: ``gt``, ``lq``, ``ref``, ``de``, ``ref_de`` -> folder, those that are given.
         ref_is_lq: ``dataroot_ref: lq``, the input serves as its own reference.
         gt_size, ref_size: sides of the training crops; 0 outside training.
+        max_megapixels: larger images are refused.
     """
 
     block: str
@@ -63,6 +66,7 @@ class TripletOptions:
     use_rot: bool
     ref_augment: str
     degradation: str
+    max_megapixels: float
 
     @classmethod
     def from_opt(cls, opt: Mapping[str, object]) -> TripletOptions:
@@ -80,6 +84,7 @@ class TripletOptions:
                 raise ValueError(f'{block}:{key} is set, but images stay in [0, 1]. Remove it.')
         scale = _integer(block, 'scale', opt.get('scale'), minimum=1)
         backend_opt = opt.get('io_backend') or {'type': 'disk'}
+        check_block(f'{block}:io_backend', backend_opt)
         check_keys(f'{block}:io_backend', backend_opt, ('type',))
         backend = backend_opt.get('type')
         check_choice(f'{block}:io_backend:type', backend, ('disk', 'lmdb'))
@@ -100,12 +105,17 @@ class TripletOptions:
             use_rot=_choice(block, opt, 'use_rot', (True, False)),
             ref_augment=_choice(block, opt, 'ref_augment', REF_AUGMENTS),
             degradation=_choice(block, opt, 'degradation', DEGRADATIONS),
+            max_megapixels=_megapixels(block, opt),
         )
 
 
 def _choice(block: str, opt: Mapping[str, object], key: str, choices: tuple):
     """The first choice is the default."""
     return check_choice(f'{block}:{key}', opt.get(key, choices[0]), choices)
+
+
+def _megapixels(block: str, opt: Mapping[str, object]) -> float:
+    return check_above(f'{block}:max_megapixels', opt.get('max_megapixels', MAX_MEGAPIXELS), 0)
 
 
 def _integer(block: str, key: str, value: object, minimum: int) -> int:
@@ -127,6 +137,12 @@ def _crop_side(block: str, key: str, value: object, scale: int) -> int:
 def _roots(block: str, opt: Mapping[str, object], is_train: bool) -> dict[str, str]:
     given = {root: opt.get(f'dataroot_{root}') for root in ROOTS}
     roots = {root: value for root, value in given.items() if value is not None}
+    for root, value in roots.items():
+        if not isinstance(value, str):
+            raise ValueError(f'{block}:dataroot_{root} is {value!r}, but must be a folder.')
+    pair_list = opt.get('pair_list')
+    if pair_list is not None and not isinstance(pair_list, str):
+        raise ValueError(f'{block}:pair_list is {pair_list!r}, but must be the path of a file.')
     if 'gt' not in roots and (is_train or 'lq' not in roots):
         or_lq = '' if is_train else ', or dataroot_lq where there is none'
         raise ValueError(

@@ -52,6 +52,7 @@ def ddnm_sample(
     start_alpha_bar: float = 0.5,
     grid: Literal['ddnm', 'trailing', 'log_snr'] = 'ddnm',
     rule: Literal['ddnm', 'ddim', 'ddpm'] = 'ddnm',
+    hold: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample an image that degrades to ``y`` and looks real to ``denoiser`` (DEF Eq. 8-9).
@@ -83,6 +84,7 @@ def ddnm_sample(
         grid: which timesteps are visited, see ``defsr.diffusion.times.time_grid``.
         rule: how x_{t-1} is made of the rectified x0: ``ddnm`` (the published code), ``ddim``
             (eta in DDIM's sense) or ``ddpm`` (the posterior, DDNM's paper; eta is not used).
+        hold: changes each rectified x0, to hold a part of it fixed (DDNM's mask-shift).
         progress: called as ``progress(step, num_steps)`` after each call of the denoiser, with
             the repeats of the time travel in the count.
 
@@ -127,9 +129,11 @@ def ddnm_sample(
         if singular is not None:
             shares = noisy_shares(singular, alpha_bar_next, eta, sigma_y)
             x0_hat = rectify_noisy(x0, y, operator, shares[0])
+            x0_hat = hold(x0_hat) if hold else x0_hat
             x_t = renoise_noisy(x0_hat, eps, draw(), alpha_bar_next, operator, shares[1:])
         else:
             x0_hat = operator.project(x0, y)
+            x0_hat = hold(x0_hat) if hold else x0_hat
             if rule == 'ddnm':
                 x_t = renoise(x0_hat, eps, draw(), alpha_bar_next, eta)
             elif rule == 'ddim':

@@ -20,9 +20,10 @@ from tqdm import tqdm
 from defsr.data.image_source import ImageSource, decode_array, image_key
 from defsr.data.pair_list import read_pair_list
 from defsr.data.triplet_options import ROOTS
-from defsr.utils.checks import check_between, check_keys
+from defsr.utils.checks import check_above, check_between, check_keys
 from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
+from defsr.utils.image_header import MAX_MEGAPIXELS
 
 START_MAP_SIZE = 64 * 2**20
 
@@ -34,6 +35,7 @@ def create_lmdb(
     pair_list: str | Path | None = None,
     compress_level: int = 1,
     force: bool = False,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> list[Path]:
     """Write one LMDB per folder: ``out/gt.lmdb``, ``out/ref.lmdb`` and so on.
 
@@ -50,6 +52,7 @@ def create_lmdb(
             the others those of ref and ref_de. None: every image of each folder.
         compress_level: PNG compression of what is encoded anew, 0 (fast) .. 9 (small).
         force: replace LMDBs that exist.
+        max_megapixels: larger images are refused by their header.
 
     Returns:
         The LMDBs' paths, in the order of ``folders``.
@@ -63,7 +66,11 @@ def create_lmdb(
     check_between('compress_level', compress_level, 0, 9)
     if not folders:
         raise ValueError('There is nothing to do: name at least one folder, as in --gt DIR.')
-    sources = {root: ImageSource(_flag(root), folder) for root, folder in folders.items()}
+    check_above('max_megapixels', max_megapixels, 0)
+    sources = {
+        root: ImageSource(_flag(root), folder, max_megapixels=max_megapixels)
+        for root, folder in folders.items()
+    }
     names = {root: _list_names(root, source, pair_list) for root, source in sources.items()}
     finals = {root: Path(out).expanduser() / f'{root}.lmdb' for root in folders}
     for final in finals.values():
@@ -126,7 +133,7 @@ def _encode(
 ) -> tuple[bytes, tuple[int, int, int], int]:
     """An image's PNG bytes, its (height, width, channels) and its level in the meta file."""
     content, path = source.read_bytes(name), source.path(name)
-    image = decode_array(content, path)
+    image = decode_array(content, path, source.max_megapixels)
     shape = image.shape if image.ndim == 3 else (*image.shape, 1)
     if content.startswith(b'\x89PNG'):
         return content, shape, -1
@@ -159,6 +166,14 @@ def run() -> None:
     parser.add_argument('--out', metavar='FOLDER', required=True, help='where the LMDBs go')
     parser.add_argument('--pair_list', '--pair-list', metavar='FILE', help='only its images')
     parser.add_argument('--compress_level', '--compress-level', type=int, default=1, metavar='0..9')
+    parser.add_argument(
+        '--max_megapixels',
+        '--max-megapixels',
+        type=float,
+        default=MAX_MEGAPIXELS,
+        metavar='N',
+        help='refuse larger images',
+    )
     parser.add_argument('--force', action='store_true', help='replace LMDBs that exist')
     args = parser.parse_args()
     folders = {root: getattr(args, root) for root in ROOTS if getattr(args, root)}
@@ -168,6 +183,7 @@ def run() -> None:
         pair_list=args.pair_list,
         compress_level=args.compress_level,
         force=args.force,
+        max_megapixels=args.max_megapixels,
     )
     tell(f'Wrote {", ".join(map(str, made))}.')
 

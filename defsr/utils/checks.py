@@ -30,7 +30,7 @@ def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) ->
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> object:
     """Return ``value`` if it is one of ``choices``; ValueError names the nearest one if not."""
-    if value in choices:
+    if value in list(choices):  # a list, since the value may not be hashable
         return value
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
     hint = f' Did you mean `{near[0]}`?' if near else ''

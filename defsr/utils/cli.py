@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
 import sys
 from collections.abc import Callable
 
+import torch
 from tqdm import tqdm
+
+MISTAKES = (ValueError, OSError, pickle.UnpicklingError, FloatingPointError)
+LESS_MEMORY = (
+    'Lower datasets:train:batch_size_per_gpu or gt_size; for large inputs set val:tile (--tile).'
+)
 
 
 def tell(line: str) -> None:
@@ -14,7 +23,12 @@ def tell(line: str) -> None:
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run ``main``; a ValueError or OSError becomes one line on stderr and exit status 2.
+    """Run ``main``; a mistake of the user's becomes one line on stderr and exit status 2.
+
+    Mistakes are ValueError, OSError, pickle.UnpicklingError and FloatingPointError, also those
+    from a process that loads data, and too little memory. An interrupt (Ctrl-C) is one line and
+    status 130. In distributed runs the line says whose it is, except for rank 0's. Everything
+    else is a bug of ours and keeps its stack.
 
     ``--traceback`` anywhere on the command line shows the whole stack instead.
     """
@@ -24,7 +38,43 @@ def run_cli(main: Callable[[], None]) -> None:
         return
     try:
         main()
-    except (ValueError, OSError) as error:
-        message = ' '.join(str(error).split())
-        sys.stderr.write(f'error: {message}\n(--traceback shows where)\n')
-        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _stop('interrupted', 130)
+    except MISTAKES as error:
+        _stop(f'error: {_message(error)} (--traceback shows where)', 2)
+    except (MemoryError, RuntimeError) as error:
+        line = _of_memory(error)
+        if line is None:
+            raise
+        _stop(f'error: {line} (--traceback shows where)', 2)
+
+
+def _stop(line: str, status: int) -> None:
+    rank = os.environ.get('RANK', '0')
+    prefix = '' if rank == '0' else f'rank {rank}: '
+    sys.stderr.write(f'{prefix}{line}\n')
+    raise SystemExit(status) from None
+
+
+def _message(error: BaseException) -> str:
+    """The error's text on one line; of a loader process's error the end of its own stack."""
+    name, text = type(error).__name__, str(error)
+    if re.match(rf'Caught {name} in \w+ worker process', text):
+        starts = [*re.finditer(rf'^(?:\w+\.)*{name}: ', text, flags=re.MULTILINE)]
+        text = text[starts[-1].end() :] if starts else text.splitlines()[0]
+    return ' '.join(text.split()) or name
+
+
+def _of_memory(error: BaseException) -> str | None:
+    """What to do about too little memory; None if the error is about something else."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f'the GPU has too little memory. {LESS_MEMORY}'
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in text:
+        return f'this machine has too little memory. {LESS_MEMORY}'
+    if text.startswith('DataLoader worker') and 'killed by signal' in text:
+        return (
+            'a process that loads data was killed, most likely for want of memory. '
+            'Lower datasets:train:num_worker_per_gpu.'
+        )
+    return None

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from defsr.utils.files import atomic_path
+from defsr.utils.image_header import check_megapixels, image_size
 from defsr.utils.levels import levels_of
 
 READABLE = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
@@ -83,7 +84,9 @@ def read_photo(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Phot
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=READABLE) as picture:
-                _check_size(path, picture.size, max_megapixels)
+                check_megapixels(path, picture.size[::-1], max_megapixels)
+                if data.startswith(b'\xff\xd8'):
+                    image_size(data, str(path))  # Pillow may fill up a torn JPEG with grey
                 return _decode(path, data, picture)
         except Image.DecompressionBombError as error:
             raise ValueError(f'{path} is too large to be read safely: {error}') from None
@@ -179,15 +182,6 @@ def from_levels(levels: np.ndarray) -> Tensor:
     top = np.iinfo(levels.dtype).max
     image = torch.from_numpy(np.atleast_3d(levels).astype(np.float32))
     return image.div_(top).permute(2, 0, 1).unsqueeze(0).contiguous()
-
-
-def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
-    megapixels = size[0] * size[1] / 1e6
-    if megapixels > max_megapixels:
-        raise ValueError(
-            f'{path} has {megapixels:.1f} megapixels ({size[1]}x{size[0]}, HxW), more than '
-            f'max_megapixels={max_megapixels:g}. Reduce the image or raise the limit.'
-        )
 
 
 def _decode(path: Path, data: bytes, picture: Image.Image) -> Photo:

@@ -55,7 +55,11 @@ def load_options(file: str | Path) -> OrderedDict:
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'Option file {path} does not exist. Check the path after -opt.')
-    options = parse_yaml(path.read_text(encoding='utf-8'), source=str(path))
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError:
+        raise ValueError(f'{path} is no text file in UTF-8. Check the path after -opt.') from None
+    options = parse_yaml(text, source=str(path))
     if not isinstance(options, OrderedDict):
         raise ValueError(f'{path} holds no options: expected `key: value` lines.')
     return options

@@ -49,3 +49,32 @@ def test_divisible():
 def test_images(x):
     with pytest.raises(ValueError, match=r'lq is .* must be floating point \(N, 3, H, W\)'):
         checks.check_image('lq', x)
+
+
+def test_above():
+    assert checks.check_above('x', 0.1, 0) == 0.1
+    for bad in (0, -1, float('nan'), True, '1', None):
+        with pytest.raises(ValueError, match='^x is '):
+            checks.check_above('x', bad, 0)
+
+
+def test_whole():
+    assert checks.check_whole('x', 5e3, 1) == 5000
+    assert isinstance(checks.check_whole('x', 5e3, 1), int)
+    with pytest.raises(ValueError, match='x is 2.6, but must be a whole number. Nearest: 3'):
+        checks.check_whole('x', 2.6, 1)
+    for bad in (0, float('nan'), float('inf'), True, '1', None, [1]):
+        with pytest.raises(ValueError, match='^x is '):
+            checks.check_whole('x', bad, 1)
+
+
+def test_block():
+    assert checks.check_block('x', {'a': 1}) == {'a': 1}
+    for bad in (None, 3, 'a', ['a']):
+        with pytest.raises(ValueError, match='^x is .*, but must be a block'):
+            checks.check_block('x', bad)
+
+
+def test_a_choice_need_not_be_hashable():
+    with pytest.raises(ValueError, match=r"x is \['a'\], but must be one of \['a', 'b'\]"):
+        checks.check_choice('x', ['a'], {'a': 1, 'b': 2})

@@ -2,29 +2,121 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+import warnings
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from defsr.utils.cli import run_cli, tell
 
 
-def fail(error: Exception):
+def fail(error: BaseException):
     def main() -> None:
         raise error
 
     return main
 
 
-@pytest.mark.parametrize('error', [ValueError('gt is 3x4,\n  expected 8x8'), OSError('disk full')])
-def test_a_mistake_is_one_line(error, capsys, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['tool'])
-    with pytest.raises(SystemExit) as stop:
-        run_cli(fail(error))
-    assert stop.value.code == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == f'error: {" ".join(str(error).split())}'
-    assert '--traceback' in second
+@pytest.fixture
+def line_of(capsys, monkeypatch):
+    """Runs ``main`` as a command line would; returns (exit status, its line on stderr)."""
+
+    def run(main, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run_cli(main)
+        text = capsys.readouterr().err
+        assert text.count('\n') == 1 and 'Traceback' not in text
+        return stop.value.code, text.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        ValueError('gt is 3x4,\n  expected 8x8'),
+        OSError('disk full'),
+        pickle.UnpicklingError('torn'),
+        FloatingPointError('the loss is NaN'),
+    ],
+)
+def test_a_mistake_is_one_line(error, line_of):
+    code, line = line_of(fail(error))
+    assert code == 2
+    assert line == f'error: {" ".join(str(error).split())} (--traceback shows where)'
+
+
+def test_an_error_without_words_has_its_name(line_of):
+    assert 'error: PermissionError (' in line_of(fail(PermissionError()))[1]
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (MemoryError(), ('this machine', 'batch_size_per_gpu', 'gt_size', 'val:tile')),
+        (torch.OutOfMemoryError('CUDA out of memory'), ('the GPU', 'batch_size_per_gpu')),
+        (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory"), ('this machine',)),
+        (
+            RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'),
+            ('loads data', 'num_worker_per_gpu'),
+        ),
+    ],
+)
+def test_too_little_memory(error, words, line_of):
+    code, line = line_of(fail(error))
+    assert code == 2
+    for word in words:
+        assert word in line
+
+
+def test_an_interrupt(line_of):
+    assert line_of(fail(KeyboardInterrupt())) == (130, 'interrupted')
+
+
+def test_other_processes_say_who_they_are(line_of, monkeypatch):
+    monkeypatch.setenv('RANK', '3')
+    assert line_of(fail(ValueError('no')))[1].startswith('rank 3: error: no')
+    monkeypatch.setenv('RANK', '0')
+    assert line_of(fail(ValueError('no')))[1].startswith('error: no')
+
+
+class Broken(Dataset):
+    """Fails as a data set does, from inside another error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        try:
+            raise KeyError('inner')
+        except KeyError:
+            raise self.error  # noqa: B904 (the chain is the point)
+
+
+@pytest.mark.parametrize(
+    ('error', 'line'),
+    [
+        (ValueError('a.png is cut off:\n  copy it.'), 'a.png is cut off: copy it.'),
+        (FileNotFoundError(2, 'No such file', 'b.png'), "[Errno 2] No such file: 'b.png'"),
+        (pickle.UnpicklingError('torn'), 'torn'),
+    ],
+)
+def test_a_loader_process_is_quoted_by_its_message(error, line, line_of):
+    """The real thing: PyTorch puts the other process's whole stack into the message."""
+
+    def main() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            list(DataLoader(Broken(error), num_workers=1))
+
+    assert line_of(main) == (2, f'error: {line} (--traceback shows where)')
 
 
 def test_the_stack_on_demand(monkeypatch):
@@ -34,10 +126,11 @@ def test_the_stack_on_demand(monkeypatch):
     assert sys.argv == ['tool', '-x']
 
 
-def test_a_bug_is_not_hidden(monkeypatch):
+@pytest.mark.parametrize('error', [ZeroDivisionError(), RuntimeError('shapes differ')])
+def test_a_bug_is_not_hidden(error, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['tool'])
-    with pytest.raises(ZeroDivisionError):
-        run_cli(fail(ZeroDivisionError()))
+    with pytest.raises(type(error)):
+        run_cli(fail(error))
 
 
 def test_tell(capsys):

@@ -227,7 +227,7 @@ def test_truncated_file(tmp_path, levels, name, dtype):
     array = levels.integers(0, 256, (64, 96, 3)).astype(dtype)
     content = cv2.imencode(name[1:], array)[1].tobytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f'{name} is damaged'):
+    with pytest.raises(ValueError, match=f'{name} is (damaged|cut off)'):
         read_photo(tmp_path / name)
 
 

@@ -1,0 +1,541 @@
+"""What goes wrong and what is said: the table behind ``test_refusals.py`` and its page.
+
+``python tests/refusals.py`` writes the table into ``docs/refusals.md``.
+"""
+
+from __future__ import annotations
+
+import defsr  # noqa: F401  (before BasicSR, which does not import without)
+
+# isort: split
+import io
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.data import build_dataset
+from PIL import Image
+
+from defsr import options_check
+from defsr.tools import create_lmdb, upscale
+from defsr.utils.options import load_options, override_options
+from defsr.utils.paths import REPOSITORY
+
+PAGE = REPOSITORY / 'docs/refusals.md'
+START, END = '<!-- table: python tests/refusals.py -->\n', '<!-- end of the table -->\n'
+PIXELS = np.random.default_rng(3).integers(0, 256, (48, 64, 3), np.uint8)
+ABSENT = object()
+
+
+class Workspace:
+    """A folder with three pairs and an option file that is in order.
+
+    Attributes:
+        opt: the options; what a case changes here is written before the case runs.
+        arguments: of the command line.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for role in ('gt', 'ref'):
+            (folder / role).mkdir()
+            for i in range(3):
+                self.image(f'{role}/{i}.png', 48, 64)
+        self.opt = load_options(REPOSITORY / 'options/small/train_DEF_small_x4.yml')
+        data = {'type': 'RefTripletDataset', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
+        train_block = self.opt['datasets']['train'] | data
+        train_block |= {'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'gt_size': 32}
+        train_block['ref_size'] = 32
+        self.opt['datasets'] = {'train': train_block, 'val': data | {'name': 'v'}}
+        self.arguments: list[str] = []
+
+    def image(self, name: str, height: int, width: int) -> None:
+        """A photograph of noise, of any size."""
+        pixels = np.resize(PIXELS, (height, width, 3))
+        assert cv2.imwrite(str(self.folder / name), pixels)
+
+    def set(self, option: str, value: object) -> None:
+        """Give an option by its path another value, or take it away."""
+        *blocks, key = option.split(':')
+        node = self.opt
+        for block in blocks:
+            node = node.setdefault(block, {})
+        if value is ABSENT:
+            del node[key]
+        else:
+            node[key] = value
+
+    def tear(self, name: str, keep: float, filler: bytes = b'') -> None:
+        """Cut a file off, as an interrupted copy does."""
+        path = self.folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[: round(len(content) * keep)] + filler)
+
+    def save(self) -> Path:
+        """Write the option file."""
+        path = self.folder / 'o.yml'
+        if not path.exists():
+            path.write_text(yaml.safe_dump(_plain(self.opt)))
+        return path
+
+
+def _plain(node: object) -> object:
+    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
+
+
+# -- ways to run into a mistake ------------------------------------------------------------------
+
+
+def check(workspace: Workspace, *, is_train: bool = True) -> None:
+    """As both entry points do before anything else."""
+    opt = override_options(load_options(workspace.save()), workspace.arguments)
+    options_check.check_options(opt, is_train)
+
+
+def read(workspace: Workspace) -> None:
+    """The data of a training run: every item of every set."""
+    check(workspace)
+    for phase, block in workspace.opt['datasets'].items():
+        dataset = build_dataset(dict(block) | {'phase': phase, 'scale': 4})
+        for i in range(len(dataset)):
+            dataset[i]
+
+
+def build(workspace: Workspace) -> None:
+    """The frozen networks of a training run, with their weights."""
+    check(workspace)
+    enhancer = build_network(workspace.opt['network_e'])
+    if workspace.opt['path'].get('pretrain_network_e'):
+        enhancer.load_denoiser(workspace.opt['path']['pretrain_network_e'])
+    build_network(workspace.opt['network_t'])
+
+
+def run_tool(main: Callable[[], None], *arguments: str) -> Callable[[Workspace], None]:
+    """A tool's own function behind its command line."""
+
+    def run(workspace: Workspace) -> None:
+        sys.argv = ['tool', *arguments, *workspace.arguments]
+        main()
+
+    return run
+
+
+UPSCALE = ('defsr-upscale', '-i', 'gt/0.png', '-r', 'ref/0.png', '-o', 'sharp.png')
+test = partial(check, is_train=False)
+sharpen = run_tool(upscale.upscale, *UPSCALE[1:])
+pack = run_tool(create_lmdb.run, '--gt', 'gt', '--out', 'packed')
+
+
+def as_test(workspace: Workspace) -> None:
+    """Turns the options into those of a test."""
+    workspace.opt['datasets'] = {'test_1': workspace.opt['datasets']['val']}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of mistake.
+
+    Attributes:
+        kind: in words.
+        spoil: what makes it.
+        message: what is said; ``…`` stands for anything.
+        run: where it is noticed.
+    """
+
+    kind: str
+    spoil: Callable[[Workspace], object]
+    message: str
+    run: Callable[[Workspace], None] = check
+
+    @property
+    def test_id(self) -> str:
+        """``kind`` as pytest's ``-k`` takes it."""
+        return re.sub(r'\W+', '_', self.kind).strip('_')
+
+    def matches(self, line: str) -> bool:
+        """Whether ``line`` is the message."""
+        return bool(re.search('.*'.join(map(re.escape, self.message.split('…'))), line))
+
+
+def option(path: str, value: object, message: str, kind: str = '', run: Callable = check) -> Case:
+    """A case of one option with a wrong value, or without one."""
+    if not kind:
+        shown = '' if value is ABSENT else yaml.safe_dump(value).splitlines()[0]
+        kind = f'`{path}: {shown}`' if shown else f'no `{path}`'
+    return Case(kind, lambda w: w.set(path, value), message, run)
+
+
+def force(entry: str, message: str) -> Case:
+    """A case of one ``--force_yml`` entry."""
+    return Case(f'`--force_yml {entry}`', lambda w: w.arguments.append(entry), message)
+
+
+# -- option files --------------------------------------------------------------------------------
+
+
+def text(content: str | bytes) -> Callable[[Workspace], object]:
+    """Replaces the option file."""
+    data = content.encode() if isinstance(content, str) else content
+    return lambda w: (w.folder / 'o.yml').write_bytes(data)
+
+
+OPTION_FILES = [
+    Case('option file that runs code', text('a: !!python/object/apply:os.system [ls]'),
+         'o.yml is not safe, valid YAML: …'),
+    Case('option file that is no YAML', text('a: [1, 2'), 'o.yml is not safe, valid YAML: …'),
+    Case('option file of bytes', text(bytes(range(128, 255))), 'o.yml is no text file in UTF-8.'),
+    Case('empty option file', text(''), 'o.yml holds no options: expected `key: value` lines.'),
+    Case('a key twice', text('name: a\nname: b'), 'Option `name` is given twice in one block'),
+    Case('number as text', text('train: {optim_g: {lr: 1e-4}}'),
+         "Option `train:optim_g:lr` is '1e-4', which YAML reads as text. Write `!!float 1e-4`"),
+    Case('key that is no text', lambda w: w.opt['train'].update({True: 3}),
+         'train has the key True, which is no text. Quote it.'),
+    force('scale', "--force_yml got 'scale', expected `block:key=value`."),
+    force('trian:total_iter=3', 'there is no block `trian` to change.'),
+]  # fmt: skip
+
+# -- options -------------------------------------------------------------------------------------
+
+OPTIONS = [
+    *(option(name, ABSENT, f'{name} is missing.') for name in (
+        'name', 'model_type', 'num_gpu', 'scale', 'datasets', 'datasets:train', 'path', 'network_g',
+        'network_e', 'train', 'train:total_iter', 'train:optim_g', 'train:optim_g:type',
+        'train:optim_g:lr', 'train:scheduler', 'logger', 'logger:print_freq',
+        'logger:save_checkpoint_freq', 'val:val_freq', 'val:save_img',
+        'datasets:train:batch_size_per_gpu', 'datasets:val:name',
+    )),
+    option('network_g:aggregator', ABSENT, 'network_g:aggregator is missing, which DEFNet needs.'),
+    option('name', 7, 'name is 7, but must be a text that can name a folder. Put it in quotes.'),
+    option('name', '../x', "name is '../x', but must be a text that can name a folder."),
+    option('model_type', 'DEFMoodel', "model_type is 'DEFMoodel', …Did you mean `DEFModel`?"),
+    option('num_gpu', -1, 'num_gpu is -1, but must be at least 0.'),
+    option('num_gpu', 'two', "num_gpu is 'two', but must be a whole number; or write auto."),
+    option('manual_seed', 'x', "manual_seed is 'x', but must be a whole number."),
+    option('scale', 4.0, 'scale is 4.0, but must be a whole number.'),
+    option('match_kye', 'ref', 'Unknown option `match_kye`. Did you mean `match_key`?'),
+    option('datasets:vall_1', {'name': 'a', 'type': 'RefTripletDataset'},
+           "A block of datasets is 'vall_1', but …Did you mean `val_1`?", 'unknown data set phase'),
+    option('datasets:test', {'name': 'a', 'type': 'RefTripletDataset'},
+           "A block of datasets is 'test', but must be one of ['train', 'val', 'val_1', 'val_2'].",
+           'test set in a training file'),
+    option('datasets:val:type', 'RefTripletDatset',
+           "datasets:val:type is 'RefTripletDatset', …Did you mean `RefTripletDataset`?"),
+    option('datasets:val:dataroot_fg', 'x',
+           'Unknown option `datasets:v:dataroot_fg`. Did you mean `dataroot_gt`?'),
+    option('datasets:val:dataroot_gt', 3, 'datasets:v:dataroot_gt is 3, but must be a folder.'),
+    option('datasets:val:pair_list', ['0.png'],
+           "pair_list is ['0.png'], but must be the path of a file."),
+    option('datasets:train:io_backend', 'disk',
+           "io_backend is 'disk', but must be a block of `key: value` lines."),
+    option('datasets:train:gt_size', 33, 'gt_size is 33, but must be a multiple of scale=4. …32.'),
+    option('datasets:train:batch_size_per_gpu', 0,
+           'batch_size_per_gpu is 0, but must be at least 1.'),
+    option('datasets:train:prefetch_mode', 'gpu', "prefetch_mode is 'gpu', but must be one of"),
+    option('network_g', 'DEFNet', "network_g is 'DEFNet', but must be a block"),
+    option('network_g:type', 'DEFnet', "network_g:type is 'DEFnet', …Did you mean `DEFNet`?"),
+    option('network_g:skipp', 'none', 'Unknown option `network_g:skipp`. Did you mean `skip`?'),
+    option('network_g:transfer:num_groups', 4,
+           'Unknown option `network_g:transfer:num_groups`. Did you mean `num_group`?'),
+    option('network_g:aggregator:num_feat', 'wide',
+           "network_g:aggregator:num_feat is 'wide', but must be a number, such as 64."),
+    option('network_g:aggregator:num_block', 4,
+           'network_g:aggregator:num_block is 4, but must be a list, such as (16, 16, 8, 4).'),
+    option('network_e:denoiser', {'type': 'ADMUNet'}, 'Unknown option `network_e:denoiser`.'),
+    option('network_t:weights', 'vgg.pth', 'network_t:weights is vgg.pth, which does not exist.'),
+    option('path:pretrain_network_g', 'w.pth',
+           'path:pretrain_network_g is w.pth, which does not exist. Tried: w.pth, …'),
+    option('path:pretrain_network_g', 'gt', 'path:pretrain_network_g is gt, which is a folder.'),
+    option('path:pretrained_network_g', 'w.pth',
+           'Unknown option `path:pretrained_network_g`. Did you mean `pretrain_network_g`?'),
+    option('path', None, 'path is missing.'),
+    option('train:total_iter', 0, 'train:total_iter is 0, but must be at least 1.'),
+    option('train:total_iter', 'many', "train:total_iter is 'many' (str), but must be a number."),
+    option('train:total_iter', 10.5, 'train:total_iter is 10.5, but must be a whole number.'),
+    option('train:net_d_iters', 0, 'train:net_d_iters is 0, but must be at least 1.'),
+    option('train:ema_decay', 2, 'train:ema_decay is 2, but must be at most 1.'),
+    option('train:optim_g', 'Adam', "train:optim_g is 'Adam', but must be a block"),
+    option('train:optim_g:type', 'AdamW', "train:optim_g:type is 'AdamW', …Did you mean `Adam`?"),
+    option('train:optim_g:lr', 0, 'train:optim_g:lr is 0, but must be above 0.'),
+    option('train:optim_g:lr', float('nan'), 'train:optim_g:lr is nan, but must be above 0.'),
+    option('train:optim_g:beta', [0, 1], 'Unknown option `train:optim_g:beta`. …`betas`?'),
+    option('train:scheduler:type', 'StepLR', "train:scheduler:type is 'StepLR', …`MultiStepLR`?"),
+    option('train:scheduler:milestones', 100,
+           'train:scheduler:milestones is 100, but must be a list. Write [100].'),
+    option('train:pixel_opt:type', 'L1', "train:pixel_opt:type is 'L1', …Did you mean `L1Loss`?"),
+    option('train:pixel_opt:weight', 1, 'Unknown option `train:pixel_opt:weight`.'),
+    option('train:gan_opt', {'type': 'GANLoss', 'gan_type': 'wgan'},
+           'train:optim_d is missing, which an adversarial loss needs.',
+           'adversarial loss without `optim_d`'),
+    option('train:perceptual_opt',
+           {'type': 'TexturePerceptualLoss', 'layer_weights': {'relu1_1': 1}, 'weights': 'no.pth'},
+           'train:perceptual_opt:weights is no.pth, which does not exist.',
+           'perceptual loss with weights that are not there'),
+    option('val:val_freq', 0, 'val:val_freq is 0, but must be at least 1.'),
+    option('val:save_img', 'no way', "val:save_img is 'no way', but must be one of [True, False]."),
+    option('val:metrics:psnr:type', 'psnr',
+           "val:metrics:psnr:type is 'psnr', …Did you mean `calculate_psnr`?"),
+    option('val:metrics:psnr:test_y_chanel', True,
+           'Unknown option `val:metrics:psnr:test_y_chanel`. Did you mean `test_y_channel`?'),
+    option('logger:print_freq', 0, 'logger:print_freq is 0, but must be at least 1.'),
+    option('logger:save_freq', 5, 'Unknown option `logger:save_freq`. '),
+    option('logger:wandb', {'project': 'x', 'id': 3}, 'Unknown option `logger:wandb:id`.'),
+    option('dist_params', {'backened': 'nccl'},
+           'Unknown option `dist_params:backened`. …`backend`?'),
+    Case('a test without `val`', lambda w: [as_test(w), w.set('val', None)],
+         'val is missing.', test),
+    option('datasets', {}, 'datasets is empty. Add a block such as datasets:test_1.', run=test),
+    Case('`datasets:train` in a test', lambda w: None,
+         "A block of datasets is 'train', but must be one of ['test', 'test_1', 'test_2'].", test),
+]  # fmt: skip
+
+# -- weight files --------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickling it would run code."""
+
+    def __reduce__(self):
+        return (os.system, ('echo run',))
+
+
+def weights(content: object, keep: float = 1) -> Callable[[Workspace], object]:
+    """A weight file w.pth for ``defsr-upscale``."""
+
+    def spoil(workspace: Workspace) -> None:
+        workspace.arguments += ['--weights', 'w.pth']
+        if isinstance(content, bytes):
+            (workspace.folder / 'w.pth').write_bytes(content)
+        else:
+            torch.save(content, workspace.folder / 'w.pth')
+        workspace.tear('w.pth', keep)
+
+    return spoil
+
+
+def denoiser(workspace: Workspace) -> None:
+    """Weights of something else for the enhancer."""
+    small = {'type': 'ADMUNet', 'image_size': 32, 'num_feat': 32, 'num_res_block': 1,
+             'channel_mult': [1], 'attention_resolutions': [], 'num_head_channels': 32}  # fmt: skip
+    workspace.set('network_e', {'type': 'DDNMEnhancer', 'denoiser': small})
+    workspace.set('path:pretrain_network_e', 'w.pth')
+    torch.save({'conv.weight': torch.ones(1)}, workspace.folder / 'w.pth')
+
+
+def trunk(workspace: Workspace) -> None:
+    """Weights of something else for the texture extractor."""
+    workspace.set('network_t:weights', 'w.pth')
+    torch.save({'conv.weight': torch.ones(1)}, workspace.folder / 'w.pth')
+
+
+PLAIN = '--weights is w.pth, which is no PyTorch file of plain tensors: '
+WEIGHTS = [
+    Case('weights that are not there', lambda w: w.arguments.extend(['--weights', 'w.pth']),
+         '--weights is w.pth, which does not exist. Tried: …', sharpen),
+    Case('weights that would run code', weights(pickle.dumps(Trap(), 2)),
+         f'{PLAIN}it asks for the Python object …system, which weights do not need.', sharpen),
+    Case('torn weights', weights({'params': {'a': torch.ones(99)}}, keep=0.6),
+         f'{PLAIN}it is torn or of another kind.', sharpen),
+    Case('empty weights', weights(b''), PLAIN, sharpen),
+    Case('a list as weights', weights([1, 2]), 'w.pth, which holds a list, expected a state dict.',
+         sharpen),
+    Case('a training state as weights', weights({'iter': 3, 'epoch': 1}),
+         "w.pth, which holds no state dict; its keys are ['epoch', 'iter'].", sharpen),
+    Case('weights of another network', weights({'params': {'a': torch.ones(1)}}),
+         'w.pth, which is of another architecture than network_g of upscale.yml: … missing '
+         '(…); 1 unexpected (a).', sharpen),
+    Case("another network's weights for the denoiser", denoiser,
+         'path:pretrain_network_e is w.pth, which is of another architecture than '
+         'network_e:denoiser: … missing (…); 1 unexpected (conv.weight).', build),
+    Case("another network's weights for the extractor", trunk,
+         'The weights are no VGG trunk: expected …', build),
+]  # fmt: skip
+
+# -- images and LMDBs ----------------------------------------------------------------------------
+
+
+def write(name: str, content: bytes) -> Callable[[Workspace], object]:
+    """Replaces a file."""
+    return lambda w: (w.folder / name).write_bytes(content)
+
+
+def encode(kind: str, **options: object) -> bytes:
+    """The usual image in another format."""
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG whose header says 30,000x30,000."""
+    content = bytearray(encode('PNG'))
+    content[16:24] = (30000).to_bytes(4, 'big') * 2
+    return bytes(content)
+
+
+def flip(name: str) -> Callable[[Workspace], object]:
+    """Changes a byte in the middle."""
+
+    def spoil(workspace: Workspace) -> None:
+        content = bytearray((workspace.folder / name).read_bytes())
+        content[len(content) // 2] ^= 8
+        (workspace.folder / name).write_bytes(content)
+
+    return spoil
+
+
+def floats(workspace: Workspace) -> None:
+    """A TIFF of floating point numbers under a PNG's name."""
+    done, content = cv2.imencode('.tif', PIXELS.astype(np.float32))
+    assert done
+    (workspace.folder / 'gt/0.png').write_bytes(content.tobytes())
+
+
+def tear(name: str, keep: float, filler: bytes = b'') -> Callable[[Workspace], object]:
+    """Cuts a file off."""
+    return lambda w: w.tear(name, keep, filler)
+
+
+def small(name: str, height: int, width: int) -> Callable[[Workspace], object]:
+    """Replaces an image by one of another size."""
+    return lambda w: w.image(name, height, width)
+
+
+def lmdb(spoil: Callable[[Workspace], object]) -> Callable[[Workspace], object]:
+    """Packs the validation set into LMDBs, of which gt.lmdb is spoilt."""
+
+    def pack_and_spoil(workspace: Workspace) -> None:
+        folders = {role: workspace.folder / role for role in ('gt', 'ref')}
+        create_lmdb.create_lmdb(folders, workspace.folder)
+        roots = {f'dataroot_{role}': str(workspace.folder / f'{role}.lmdb') for role in folders}
+        workspace.opt['datasets']['val'] |= roots | {'io_backend': {'type': 'lmdb'}}
+        spoil(workspace)
+
+    return pack_and_spoil
+
+
+def remove(name: str) -> Callable[[Workspace], object]:
+    """Removes a file."""
+    return lambda w: (w.folder / name).unlink()
+
+
+PAIRS = 'datasets:val:pair_list'
+
+
+def pairs(content: bytes) -> Callable[[Workspace], object]:
+    """Gives the validation set a pair list."""
+    return lambda w: [w.set(PAIRS, 'pairs.txt'), write('pairs.txt', content)(w)]
+
+
+IMAGES = [
+    Case('text under the name of an image', write('gt/1.png', b'hello'),
+         'gt/1.png cannot be read as an image (PNG, JPEG, BMP, TIFF, WEBP).', read),
+    Case('empty image', write('ref/1.png', b''), 'ref/1.png cannot be read as an image', read),
+    Case('cut PNG', tear('gt/1.png', 0.7), 'gt/1.png is cut off: the file ends before', read),
+    Case('cut JPEG', write('gt/1.png', encode('JPEG')[:-300]), 'gt/1.png is cut off: ', read),
+    Case('JPEG that ends in zeros', write('gt/1.png', encode('JPEG')[:900] + bytes(9000)),
+         'gt/1.png is cut off: ', read),
+    Case('cut BMP', write('gt/1.png', encode('BMP')[:900]), 'gt/1.png is damaged and cannot', read),
+    Case('cut WebP', write('gt/1.png', encode('WEBP')[:900]), 'gt/1.png is cut off: ', read),
+    Case('PNG with a flipped byte', flip('gt/1.png'), 'gt/1.png is damaged and cannot', read),
+    Case('floating point TIFF', floats, 'gt/0.png has float32 pixels, but must have 8 or 16', read),
+    Case('header of 900 megapixels', write('gt/1.png', bomb()),
+         'gt/1.png has 900.0 megapixels (30000x30000, HxW), more than '
+         'datasets:cufed_train:max_megapixels=128. Reduce the image or raise the limit.', read),
+    Case('input smaller than the crop', small('gt/1.png', 20, 30), 'gt/1.png is 20x28 (HxW, a '
+         'multiple of scale), smaller than datasets:cufed_train:gt_size=32.', read),
+    Case('input of 1x1', small('gt/1.png', 1, 1), 'gt/1.png has a side below scale=4.', read),
+    Case('reference of 1x1', small('ref/1.png', 1, 1),
+         'The reference ref/1.png of datasets:cufed_train is 1x1 (HxW), but both sides must be at '
+         'least 4.', read),
+    Case('folder that is not there', lambda w: w.set('datasets:val:dataroot_gt', 'no'),
+         'datasets:v:dataroot_gt is no, which is not an existing folder.', read),
+    Case('pair list that is not there', lambda w: w.set(PAIRS, 'no.txt'),
+         'datasets:v:pair_list is no.txt, which does not exist.', read),
+    Case('pair list of bytes', pairs(b'\xff\xfe'),
+         'datasets:v:pair_list is pairs.txt, which is no text file in UTF-8.', read),
+    Case('empty pair list', pairs(b'# nothing'),
+         'pairs.txt, which has no lines `gt ref1 [ref2 ...]`.', read),
+    Case('pair without a reference', pairs(b'0.png'),
+         'datasets:v:pair_list has no reference for 0.png. Write `gt ref1 [ref2 ...]`', read),
+    Case('pair of an image that is not there', pairs(b'7.png 0.png'),
+         'datasets:v:dataroot_gt is gt, which has no image 7.png.', read),
+    Case('reference that is not there', remove('ref/1.png'),
+         'dataroot_ref is ref, which has no image 1.png.', read),
+    Case('cut image in `create_lmdb`', tear('gt/1.png', 0.7), 'gt/1.png is cut off: ', pack),
+    Case('text as a photo to sharpen', write('gt/0.png', b'hello'),
+         'gt/0.png is no image that can be read.', sharpen),
+    Case('cut photo to sharpen', tear('gt/0.png', 0.7), 'gt/0.png is damaged: …', sharpen),
+    Case('photo to sharpen that ends in zeros',
+         write('gt/0.png', encode('JPEG')[:900] + bytes(9000)), 'gt/0.png is cut off: ', sharpen),
+    Case('output of unknown kind', lambda w: w.arguments.extend(['-o', 'x.gif']),
+         "Output x.gif has extension '.gif', but must be one of .png, …", sharpen),
+]  # fmt: skip
+
+VAL = 'datasets:v:dataroot_gt'
+LMDBS = [
+    Case('folder of images as LMDB',
+         lambda w: w.opt['datasets']['val'].update(io_backend={'type': 'lmdb'}),
+         f'{VAL} is gt, but with io_backend lmdb it must end in .lmdb.', read),
+    Case('LMDB without `meta_info.txt`', lmdb(remove('gt.lmdb/meta_info.txt')),
+         f'{VAL} is …gt.lmdb, which has no meta_info.txt. Build it anew with', read),
+    Case('damaged `meta_info.txt`', lmdb(tear('gt.lmdb/meta_info.txt', 0.9)),
+         f'{VAL}: …meta_info.txt has the line …, expected `name.png (h,w,c) level`.', read),
+    Case('empty `meta_info.txt`', lmdb(write('gt.lmdb/meta_info.txt', b'')),
+         'gt.lmdb, whose meta_info.txt lists no images.', read),
+    Case('`meta_info.txt` that lists too much',
+         lmdb(write('gt.lmdb/meta_info.txt', b'0.png (48,64,3) 1\nx.png (48,64,3) 1\n')),
+         'dataroot_ref is …ref.lmdb, which has no image x.png', read),
+    Case('LMDB without a listed image',
+         lmdb(lambda w: [write(f'{r}.lmdb/meta_info.txt', b'x.png (48,64,3) 1\n')(w)
+                         for r in ('gt', 'ref')]),
+         'gt.lmdb, whose meta_info.txt lists x, but its data.mdb has no such image.', read),
+    Case('LMDB without `data.mdb`', lmdb(remove('gt.lmdb/data.mdb')),
+         'gt.lmdb, which has no data.mdb. Build it anew with', read),
+    Case('torn `data.mdb`', lmdb(tear('gt.lmdb/data.mdb', 0.5)),
+         'gt.lmdb, whose data.mdb cannot be read (it is cut off: … bytes of …).', read),
+    Case('`data.mdb` of text', lmdb(write('gt.lmdb/data.mdb', b'hello' * 9999)),
+         'gt.lmdb, whose data.mdb cannot be read (MDB_INVALID: File is not an LMDB file).', read),
+    Case('`data.mdb` of zeros', lmdb(tear('gt.lmdb/data.mdb', 0, bytes(10**6))),
+         'gt.lmdb, whose data.mdb cannot be read (MDB_INVALID: …', read),
+]  # fmt: skip
+
+GROUPS = {
+    'Option files': OPTION_FILES,
+    'Options': OPTIONS,
+    'Weight files': WEIGHTS,
+    'Images': IMAGES,
+    'LMDBs': LMDBS,
+}
+CASES = {case.test_id: case for cases in GROUPS.values() for case in cases}
+
+
+def page() -> str:
+    """The table for ``docs/refusals.md``."""
+    lines = []
+    for title, cases in GROUPS.items():
+        lines += [f'### {title}', '', '| bad input | message | test id |', '| --- | --- | --- |']
+        for case in cases:
+            message = case.message.replace('|', '\\|').replace('`', "'")
+            lines.append(f'| {case.kind} | `{message}` | {case.test_id} |')
+        lines.append('')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    """Write the page."""
+    before, _, rest = PAGE.read_text(encoding='utf-8').partition(START)
+    PAGE.write_text(f'{before}{START}\n{page()}\n{END}{rest.partition(END)[2]}', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()

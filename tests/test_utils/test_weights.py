@@ -1,0 +1,128 @@
+"""One reader for every weight file: containers, strangers' files, other architectures."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from defsr.utils.weights import check_same_layout, read_checkpoint, read_weights
+
+OPTION = 'path:pretrain_network_g'
+
+
+def state(value: float, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {'conv.weight': torch.full((2, 3), value), 'conv.bias': torch.zeros(2), **more}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content: object) -> str:
+        torch.save(content, tmp_path / 'w.pth')
+        return str(tmp_path / 'w.pth')
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ('content', 'param_key', 'value'),
+    [
+        (state(1), None, 1),
+        ({'params': state(2)}, None, 2),
+        ({'params': state(1), 'params_ema': state(3)}, None, 3),
+        ({'params': state(1), 'params_ema': state(3)}, 'params', 1),
+        ({'ema': state(4), 'step': 7}, None, 4),
+        ({'params': state(5)}, ('params_ema', 'params'), 5),
+        ({'params': state(5), 'params_ema': state(6)}, ('params_ema', 'params'), 6),
+        ({'generator': state(7)}, 'generator', 7),
+        ({f'module.{key}': tensor for key, tensor in state(8).items()}, None, 8),
+    ],
+)
+def test_containers(save, content, param_key, value):
+    found = read_weights(save(content), option=OPTION, param_key=param_key)
+    assert set(found) == {'conv.weight', 'conv.bias'}
+    assert torch.equal(found['conv.weight'], torch.full((2, 3), float(value)))
+
+
+@pytest.mark.parametrize(
+    ('content', 'param_key', 'message'),
+    [
+        (
+            {'ema': state(1)},
+            'params',
+            r"no state dict `params`; it has \['ema'\].*path:param_key_g",
+        ),
+        (state(1), ('params_ema', 'params'), 'no .* `params_ema` or `params`; .* bare state dict'),
+        ([torch.zeros(2)], None, 'holds a list, expected a state dict'),
+        (torch.zeros(2), None, 'holds a Tensor, expected a state dict'),
+        ({'iter': 3, 'epoch': 1}, None, r"no state dict; its keys are \['epoch', 'iter'\]"),
+        ({'params': {'a': {'b': 1}}}, None, r"no state dict; its keys are \['a'\]"),
+        ({'params': {3: torch.zeros(1)}}, None, r"no state dict; its keys are \['3'\]"),
+        ({}, None, 'no state dict'),
+        (argparse.Namespace(lr=1), None, 'the Python object argparse.Namespace'),
+    ],
+)
+def test_files_without_a_state_dict(save, content, param_key, message):
+    with pytest.raises(ValueError, match=f'^{OPTION} is .*w.pth, which .*{message}') as error:
+        read_weights(save(content), option=OPTION, param_key=param_key)
+    assert '\n' not in str(error.value)
+
+
+class Trap:
+    """Unpickling it would run code."""
+
+    def __reduce__(self):
+        return (exec, ('raise SystemError',))
+
+
+def test_code_is_not_run(tmp_path, save):
+    file = tmp_path / 'plain.pth'
+    file.write_bytes(pickle.dumps(Trap(), protocol=2))
+    for path in (save(Trap()), save({'params': Trap()}), file):
+        with pytest.raises(ValueError, match='asks for the Python object .*exec') as error:
+            read_weights(path, option=OPTION)
+        assert 'weights_only' not in str(error.value)
+    file.write_bytes(pickle.dumps(Trap(), protocol=4))
+    with pytest.raises(ValueError, match='is no PyTorch file of plain tensors'):
+        read_weights(file, option=OPTION)
+
+
+def test_damaged_files(tmp_path, save):
+    content = Path(save({'params': state(1)})).read_bytes()
+    damaged = [content[:cut] for cut in range(0, len(content), 97)]
+    damaged += [b'hello', b'PK\x03\x04 torn', b'\x80\x02', b'\x89PNG', bytes(5000)]
+    for data in damaged:
+        (tmp_path / 'torn.pth').write_bytes(data)
+        with pytest.raises(ValueError, match=f'^{OPTION} is .*torn.pth, which is no PyTorch file'):
+            read_weights(tmp_path / 'torn.pth', option=OPTION)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f'{OPTION} is none.pth, which does not exist'):
+        read_weights('none.pth', option=OPTION)
+    with pytest.raises(FileNotFoundError, match='which is a folder'):
+        read_checkpoint(tmp_path, option=OPTION)
+
+
+def check(found, wanted):
+    check_same_layout('w.pth', found, wanted, option=OPTION, network='network_g')
+
+
+def test_layout():
+    check(state(1), state(2))
+    other = {'a': torch.ones(1), 'b': torch.ones(1), 'c': torch.ones(1), 'd': torch.ones(1)}
+    start = f'{OPTION} is w.pth, which is of another architecture than network_g: '
+    with pytest.raises(ValueError, match=start + r'4 unexpected \(a, b, c\). Change the options'):
+        check(state(1, **other), state(1))
+    with pytest.raises(
+        ValueError, match=start + r'1 missing \(a\); 1 of another shape \(conv.bias'
+    ):
+        check(state(1, **{'conv.bias': torch.ones(3)}), state(1, a=torch.ones(1)))
+
+
+def test_numbers():
+    with pytest.raises(ValueError, match=r'where conv.weight has values that are no numbers'):
+        check(state(float('nan')), state(1))
