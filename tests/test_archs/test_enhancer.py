@@ -14,10 +14,12 @@ from torch.testing import assert_close
 from defsr.archs.enhancer_arch import (
     BicubicEnhancer,
     DDNMEnhancer,
-    content_generator,
+    content_key,
     pad_reflect,
 )
 from defsr.diffusion import NoiseSchedule, ddnm_sample, from_signed, to_signed
+from defsr.diffusion.strategies import STRATEGIES
+from defsr.diffusion.windows import CanvasNoise, Window
 from defsr.ops import upsample_bicubic
 
 # Stride 32, as the published model has: at scale 4 the LR is padded to multiples of 8.
@@ -123,7 +125,7 @@ def test_is_the_sampler_on_the_padded_input(rng):
         NoiseSchedule.linear(1e-6, 1e-2),
         num_steps=10,
         eta=0.5,
-        generator=[content_generator(7, image) for image in lq],
+        noise=CanvasNoise([content_key(7, image) for image in lq]).stream(Window(0, 16, 0, 24)),
     )
     expected = enhancer.operator.project(from_signed(expected[..., :12, :20]), lq)
     assert_close(enhancer.enhance(lq), expected, rtol=0, atol=1e-6)
@@ -155,7 +157,7 @@ def test_noise_model_uses_the_unit_scale(monkeypatch, rng):
         seen.update(options, y=y)
         return operator.A_pinv(y)
 
-    monkeypatch.setattr('defsr.archs.enhancer_arch.ddnm_sample', sampler)
+    monkeypatch.setattr('defsr.diffusion.strategies.ddnm_sample', sampler)
     lq = torch.rand(2, 3, 8, 8, generator=rng)
     enhancer = with_gaussian_denoiser(diffusion={'sigma_y': 0.05, 'travel': [3, 2]})
     de = enhancer.enhance(lq)
@@ -193,18 +195,35 @@ def test_one_tiny_image_through_a_narrow_network(build, rng):
     assert bool(build()(lq).isfinite().all())
 
 
-def test_content_generator(rng):
+def test_content_key(rng):
     image = torch.rand(3, 4, 6, generator=rng)
-
-    def first(seed, image):
-        return torch.rand(4, generator=content_generator(seed, image)).tolist()
-
     levels = (image * 255).round() / 255
-    assert first(0, image) == first(0, levels)
-    assert first(0, image) == first(0, image.double())
-    assert first(0, image) != first(1, image)
-    assert first(0, image) != first(0, image.flip(-1))
-    assert first(0, torch.zeros(3, 4, 6)) != first(0, torch.zeros(3, 6, 4))
+    assert content_key(0, image) == content_key(0, levels)
+    assert content_key(0, image) == content_key(0, image.double())
+    assert content_key(0, image) != content_key(1, image)
+    assert content_key(0, image) != content_key(0, image.flip(-1))
+    assert content_key(0, torch.zeros(3, 4, 6)) != content_key(0, torch.zeros(3, 6, 4))
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('size', [(9, 21), (24, 8)], ids=str)
+def test_every_strategy_degrades_to_the_input(strategy, size, rng):
+    """Windows of 32x32 on images of 36x84 and 96x32 pixels; stride 8."""
+    lq = torch.rand(2, 3, *size, generator=rng)
+    diffusion = {'num_steps': 5, 'strategy': strategy, 'tile': 32, 'overlap': 16}
+    enhancer = with_gaussian_denoiser(diffusion=diffusion)
+    de = enhancer.enhance(lq)
+    assert de.shape == (2, 3, 4 * size[0], 4 * size[1])
+    assert enhancer.residual(de, lq)['unclamped'] < 1e-4
+    assert_close(enhancer.enhance(lq[1:]), de[1:], rtol=0, atol=1e-5)
+
+
+def test_a_tile_must_fit_the_denoiser():
+    diffusion = {'strategy': 'blend', 'tile': 40}
+    with pytest.raises(ValueError, match='tile is 40, but must be a multiple of 32.*Nearest: 32'):
+        DDNMEnhancer(DENOISER, diffusion=diffusion)
+    with pytest.raises(ValueError, match='strategy is .mask-shift.*Did you mean `mask_shift`'):
+        DDNMEnhancer(DENOISER, diffusion={'strategy': 'mask-shift'})
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 8), (17, 9)], ids=str)
