@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import types
 import warnings
@@ -16,6 +17,7 @@ from typing import TextIO
 import torch
 import yaml
 
+from defsr.utils.cli import tell
 from defsr.utils.options import OptionLoader, load_options, override_options, split_force_yml
 
 
@@ -47,8 +49,25 @@ def patch_pipelines() -> None:
     train.build_model = run.build_model
     test.build_model = build_safe_model
     _pass_on_errors_of_prefetching()
+    misc = importlib.import_module('basicsr.utils.misc')
+    misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
+
+
+def _mkdir_and_rename(path: str) -> None:
+    """basicsr 1.4.2 names an archived folder by the second: a second one in it is an error."""
+    from basicsr.utils import get_time_str
+
+    if os.path.exists(path):
+        archive = base = f'{path}_archived_{get_time_str()}'
+        number = 1
+        while os.path.exists(archive):
+            number += 1
+            archive = f'{base}_{number}'
+        os.rename(path, archive)
+        tell(f'{path} exists already: it is kept as {archive}.')
+    os.makedirs(path, exist_ok=True)
 
 
 def _pass_on_errors_of_prefetching() -> None:

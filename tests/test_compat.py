@@ -35,6 +35,7 @@ PATCHED = (
     'init_tb_logger',
     'create_train_val_dataloader',
     'build_model',
+    'mkdir_and_rename',
 )
 
 
@@ -132,3 +133,12 @@ def test_an_error_while_prefetching_is_no_endless_wait(pipelines):
         next(loader)
     whole = PrefetchDataLoader(num_prefetch_queue=1, dataset=range(3))
     assert [batch.item() for batch in whole] == [0, 1, 2]
+
+
+def test_folders_archived_in_one_second_do_not_collide(pipelines, tmp_path):
+    folder = tmp_path / 'experiment'
+    for i in range(3):
+        pipelines.mkdir_and_rename(str(folder))
+        (folder / str(i)).touch()
+    names = {path.name for path in tmp_path.glob('experiment*/*')}
+    assert names == {'0', '1', '2'} and len(list(tmp_path.glob('experiment*'))) == 3
