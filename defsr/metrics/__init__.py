@@ -1,0 +1,1 @@
+"""Numbers to report, beside BasicSR's own metrics."""
