@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format setup clean
+.PHONY: demo test faults lint format setup clean
 
 setup: $(READY)
 
@@ -39,6 +39,10 @@ format: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -q --durations=10
+
+# Kill trainings and LMDB builds at hundreds of moments and compare what comes of them: 15 minutes.
+faults: $(READY)
+	DEFSR_FAULTS=long $(BIN)/python -m pytest -q tests/faults
 
 clean:
 	rm -rf $(VENV) build *.egg-info

