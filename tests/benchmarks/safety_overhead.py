@@ -4,9 +4,10 @@
 
 Two models of one option file train in turns in one process, on crops of scikit-image's stereo
 pair: as BasicSR builds them with its own sampler, and as ``defsr/train.py`` does. Each turn reads
-its data through its own loader. The ratio is the median over pairs of neighbouring turns, so that
-a machine that slows down for a while does not decide it. A checkpoint's time is measured apart and
-charged at the option file's ``save_checkpoint_freq``.
+its data through its own loader. The ratios are medians over pairs of neighbouring turns, so that
+a machine that slows down for a while does not decide them: of the time on the wall, and of the
+processor time of the training process, which other processes disturb less. A checkpoint's time is
+measured apart and charged at the option file's ``save_checkpoint_freq``.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ class Turns:
     def __init__(self, model, loader) -> None:
         self.model, self.batches, self.current_iter = model, iter(loader), 0
 
-    def seconds(self, num_iter: int) -> float:
-        """Train for ``num_iter`` iterations."""
-        start = time.perf_counter()
+    def seconds(self, num_iter: int) -> tuple[float, float]:
+        """Train for ``num_iter`` iterations: time on the wall, processor time."""
+        start, start_cpu = time.perf_counter(), time.process_time()
         for data in islice(self.batches, num_iter):
             self.current_iter += 1
             self.model.update_learning_rate(self.current_iter)
             self.model.feed_data(data)
             self.model.optimize_parameters(self.current_iter)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - start_cpu
 
     def seconds_to_save(self, number: int) -> float:
         """Write a checkpoint."""
@@ -123,25 +124,33 @@ def main() -> None:
 
 def report(args: argparse.Namespace, opt: dict, pairs: list, saves: list) -> None:
     """Print seconds and ratios."""
-    per_iter = [statistics.median(column) / args.iterations for column in zip(*pairs, strict=True)]
-    per_save = [statistics.median(column) for column in zip(*saves, strict=True)]
-    ratio = statistics.median(safe / plain for plain, safe in pairs)
-    freq = opt['logger']['save_checkpoint_freq']
-    with_saves = ratio + (per_save[1] - per_save[0]) / freq / per_iter[0]
-    ratios = sorted(safe / plain for plain, safe in pairs)
-    quarter = len(ratios) // 4
+    number = args.iterations
+    walls = [[seconds[0] / number for seconds in pair] for pair in pairs]
+    cpus = [[seconds[1] / number for seconds in pair] for pair in pairs]
     lines = [
-        f'{args.options.name}: {len(pairs)} pairs of turns, {args.iterations} iterations each, '
+        f'{args.options.name}: {len(pairs)} pairs of turns, {number} iterations each, '
         f'{torch.get_num_threads()} threads',
-        f'{"":24}{"BasicSR":>12}{"defsr":>12}',
-        f'{"s per iteration":24}{per_iter[0]:12.4f}{per_iter[1]:12.4f}',
-        f'{"s per checkpoint":24}{per_save[0]:12.4f}{per_save[1]:12.4f}',
-        f'time of an iteration: {100 * (ratio - 1):+.2f}% '
-        f'(middle half of the pairs: {100 * (ratios[quarter] - 1):+.2f}% to '
-        f'{100 * (ratios[-1 - quarter] - 1):+.2f}%)',
-        f'with a checkpoint every {freq:g} iterations: {100 * (with_saves - 1):+.2f}%',
+        f'{"":32}{"BasicSR":>10}{"defsr":>10}{"more":>9}   middle half of the pairs',
     ]
+    for name, rows in (('s per iteration', walls), ('s per iteration, processor', cpus)):
+        plain, safe = medians(rows)
+        ratios = sorted(row[1] / row[0] - 1 for row in rows)
+        quarter = len(ratios) // 4
+        lines.append(
+            f'{name:32}{plain:10.4f}{safe:10.4f}{statistics.median(ratios):+9.2%}   '
+            f'{ratios[quarter]:+.2%} to {ratios[-1 - quarter]:+.2%}'
+        )
+    plain, safe = medians(saves)
+    freq = opt['logger']['save_checkpoint_freq']
+    lines.append(f'{"s per checkpoint":32}{plain:10.4f}{safe:10.4f}')
+    share = (safe - plain) / freq / medians(walls)[0]
+    lines.append(f'{f"one every {freq:g} iterations":32}{"":20}{share:+9.2%}')
     sys.stdout.write('\n'.join(lines) + '\n')
+
+
+def medians(rows: list) -> list[float]:
+    """Column by column."""
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 if __name__ == '__main__':

@@ -1,0 +1,51 @@
+"""Runs that are killed: the folder they run in, and the table at the end of ``make faults``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import pytest
+from harness import Alone, Runs
+from ledger import LONG, SEED, Ledger
+from workload import make_images, write_options
+
+LEDGER = Ledger()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the table after ``make faults``."""
+    if LONG:
+        terminalreporter.section(f'faults, seed {SEED}')
+        for line in LEDGER.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope='session')
+def ledger() -> Ledger:
+    """The table that all tests write to."""
+    return LEDGER
+
+
+@pytest.fixture
+def dice(request) -> random.Random:
+    """Chosen moments; each test its own, the same every time."""
+    return random.Random(f'{SEED} {request.node.name}')
+
+
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory, stereo_paths) -> Iterator[Runs]:
+    """A folder with images and option files, and what starts runs there."""
+    folder = tmp_path_factory.mktemp('faults')
+    make_images(folder, stereo_paths)
+    write_options(folder)
+    runs = Runs(folder)
+    yield runs
+    runs.close()
+
+
+@pytest.fixture(scope='session')
+def undisturbed(runs) -> Callable[[str], Alone]:
+    """Model -> its run that was left alone; made once."""
+    return cache(partial(Alone, runs))
