@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ def test_two_processes_equal_one_with_the_same_batch(workspace, options):
     one, images = results(workspace, 'one')
     two, images_of_two = results(workspace, 'two')
     assert images_of_two == images == ['0', '1', '2'], 'each image once, in order'
+    sys.stdout.write(f'PSNR-Y {one["psnr"]:.7f} and {two["psnr"]:.7f} dB\n')  # pytest -s shows it
     assert abs(one['psnr'] - two['psnr']) < 1e-3
     assert abs(one['ssim'] - two['ssim']) < 1e-4
     assert output.count('iter:      20') == 1, 'one process writes the log'

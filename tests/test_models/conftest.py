@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from tiny import METRICS, adam
 from torchvision.utils import save_image
@@ -64,7 +66,7 @@ def opt(tmp_path, stereo):
             'total_iter': 10,
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'},
         },
-        'val': {'val_freq': 2, 'save_img': True, 'metrics': METRICS},
+        'val': {'val_freq': 2, 'save_img': True, 'metrics': deepcopy(METRICS)},
     }
 
 
