@@ -51,9 +51,6 @@ def test_two_processes_equal_one_with_the_same_batch(workspace, options):
     assert abs(one['ssim'] - two['ssim']) < 1e-4
     assert output.count('iter:      20') == 1, 'one process writes the log'
 
-    more = ('--auto_resume', '--force_yml', 'train:total_iter=22')
-    again = run_well(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch', *more)
-    assert 'iter:      22' in again
     weights = torch.load(workspace / 'experiments/two/models/net_g_latest.pth', weights_only=True)
     assert not any(key.startswith('module.') for key in weights['params'])
 
@@ -64,9 +61,3 @@ def test_a_mistake_is_told_by_each_process_in_one_line(workspace, options):
     done = run(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch', *wrong)
     assert done.returncode != 0
     assert 'error: datasets:cufed_train:dataroot_gt is nowhere' in done.stderr
-
-
-def test_a_launcher_without_torchrun(workspace, options):
-    done = run(workspace, TRAIN, '-opt', options('two', 2), '--launcher', 'pytorch')
-    assert done.returncode == 2
-    assert 'torchrun --nproc_per_node' in done.stderr and 'Traceback' not in done.stderr

@@ -16,19 +16,21 @@ SMALL = REPOSITORY / 'options/small'
 TRAIN = str(REPOSITORY / 'defsr/train.py')
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+def run(folder: Path, *command: str, threads: int = 1) -> subprocess.CompletedProcess:
+    """A command in ``folder``. Small work has one thread: more would only wait."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=240,
-        env=os.environ | {'OMP_NUM_THREADS': '1'},  # small work; threads would only wait
+        env=os.environ | {'OMP_NUM_THREADS': str(threads)},
     )
 
 
-def run_well(folder: Path, *command: str) -> str:
-    done = run(folder, *command)
+def run_well(folder: Path, *command: str, threads: int = 1) -> str:
+    """What it says; the test fails if the command does."""
+    done = run(folder, *command, threads=threads)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
