@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -24,12 +23,12 @@ from defsr.utils.checks import (
     check_between,
     check_block,
     check_choice,
+    check_int,
     check_keys,
     check_whole,
 )
 from defsr.utils.option_blocks import (
     check_arguments,
-    check_int,
     check_texts,
     choose,
     registered,
@@ -98,7 +97,7 @@ def _check_top(opt: Mapping[str, object]) -> str:
     model_type = required(opt, '', 'model_type')
     registered('model_type', model_type, MODEL_REGISTRY)
     if model_type == 'DEFModel':
-        _check_top_keys(opt)
+        check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, TOP_KEYS)
     name = required(opt, '', 'name')
     if not isinstance(name, str) or not name or '/' in name or name in ('.', '..'):
         raise ValueError(
@@ -113,14 +112,6 @@ def _check_top(opt: Mapping[str, object]) -> str:
     if opt.get('dist_params') is not None:
         check_keys('dist_params', check_block('dist_params', opt['dist_params']), DIST_KEYS)
     return model_type
-
-
-def _check_top_keys(opt: Mapping[str, object]) -> None:
-    for key in opt:
-        if key not in TOP_KEYS + FILLED_KEYS:
-            near = difflib.get_close_matches(key, TOP_KEYS, n=1)
-            hint = f' Did you mean `{near[0]}`?' if near else ''
-            raise ValueError(f'Unknown option `{key}`.{hint} Known: {sorted(TOP_KEYS)}.')
 
 
 def _check_networks(opt: Mapping[str, object], model_type: str) -> None:

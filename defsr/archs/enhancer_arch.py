@@ -18,7 +18,7 @@ from defsr.diffusion.operators import BicubicDownsample
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling
-from defsr.diffusion.schedule import build_schedule
+from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.strategies import STRATEGIES, sample_any_size
 from defsr.diffusion.windows import CanvasNoise
 from defsr.ops.resize import upsample_bicubic
@@ -29,7 +29,6 @@ from defsr.utils.weights import check_same_layout, read_weights
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
 SAMPLING_SCHEDULE = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
-TRAINING_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}
 DIFFUSION = {
     'num_steps': 100,
     'eta': 0.85,
@@ -40,7 +39,7 @@ DIFFUSION = {
     'grid': 'ddnm',
     'rule': 'ddnm',
     'schedule': SAMPLING_SCHEDULE,
-    'denoiser_schedule': TRAINING_SCHEDULE,
+    'denoiser_schedule': ADM_SCHEDULE,
     'prediction': 'eps',
     'strategy': 'full',
     'tile': 256,
@@ -171,7 +170,7 @@ class DDNMEnhancer(Enhancer):
             ),
         }
         trained = build_schedule(
-            'network_e:diffusion:denoiser_schedule', opt['denoiser_schedule'], TRAINING_SCHEDULE
+            'network_e:diffusion:denoiser_schedule', opt['denoiser_schedule'], ADM_SCHEDULE
         )
         self.sigma_y = QUANTIZATION if opt['sigma_y'] == 'quantization' else opt['sigma_y']
         travel = opt['travel']
@@ -183,12 +182,13 @@ class DDNMEnhancer(Enhancer):
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
         self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
-        self._check_tile(opt['tile'])
+        self._check_tile()
         timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
         self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
         self.eval()
 
-    def _check_tile(self, tile: int) -> None:
+    def _check_tile(self) -> None:
+        tile = self.division['side']
         multiple = math.lcm(getattr(self.denoiser, 'stride', 1), self.scale)
         if self.division['strategy'] != 'full' and tile % multiple:
             raise ValueError(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from defsr.data.augmentation import REF_AUGMENTS
 from defsr.data.degradation import DEGRADATIONS
-from defsr.utils.checks import check_above, check_at_least, check_block, check_choice, check_keys
+from defsr.utils.checks import check_above, check_block, check_choice, check_int, check_keys
 from defsr.utils.image_header import MAX_MEGAPIXELS
 
+SET_IT = '. Set it'
 ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
 BASICSR_KEYS = {
     'name',
@@ -82,7 +83,7 @@ class TripletOptions:
         for key in ('mean', 'std'):
             if opt.get(key) is not None:
                 raise ValueError(f'{block}:{key} is set, but images stay in [0, 1]. Remove it.')
-        scale = _integer(block, 'scale', opt.get('scale'), minimum=1)
+        scale = check_int(f'{block}:scale', opt.get('scale'), 1, SET_IT)
         backend_opt = opt.get('io_backend') or {'type': 'disk'}
         check_block(f'{block}:io_backend', backend_opt)
         check_keys(f'{block}:io_backend', backend_opt, ('type',))
@@ -118,14 +119,8 @@ def _megapixels(block: str, opt: Mapping[str, object]) -> float:
     return check_above(f'{block}:max_megapixels', opt.get('max_megapixels', MAX_MEGAPIXELS), 0)
 
 
-def _integer(block: str, key: str, value: object, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'{block}:{key} is {value!r}, but must be a whole number. Set it.')
-    return check_at_least(f'{block}:{key}', value, minimum)
-
-
 def _crop_side(block: str, key: str, value: object, scale: int) -> int:
-    side = _integer(block, key, value, minimum=scale)
+    side = check_int(f'{block}:{key}', value, scale, SET_IT)
     if side % scale:
         raise ValueError(
             f'{block}:{key} is {side}, but must be a multiple of scale={scale}. '

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from defsr.utils.checks import check_at_least, check_between, check_choice, check_keys
 
+ADM_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}  # of ADM's training
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -92,6 +94,10 @@ class NoiseSchedule:
     def num_train_steps(self) -> int:
         """T, the number of timesteps in the table."""
         return len(self.alpha_bar)
+
+    def num_levels(self, lowest: float) -> int:
+        """How many timesteps, from 0 on, have an alpha_bar of at least ``lowest``."""
+        return int((self.alpha_bar >= lowest).sum())
 
     def alpha_bar_at(self, t: Tensor | float) -> Tensor:
         """alpha_bar at timesteps, the inverse of ``timesteps_at``.

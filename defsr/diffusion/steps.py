@@ -19,7 +19,7 @@ def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
     return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
 
 
-def diffuse(x0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
+def diffuse(x0: Tensor, noise: Tensor, alpha_bar: float | Tensor) -> Tensor:
     """``x0`` with noise up to a level: q(x_t | x_0). Time travel applies it to ``x_{0|t}``.
 
     The published code re-noises the *unrectified* prediction, and so do we.

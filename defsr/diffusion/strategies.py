@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -65,55 +66,42 @@ def sample_any_size(
     windows = [whole]
     if strategy != 'full':
         windows = cover(height, width, side, overlap, scale)
+    sample = partial(ddnm_sample, operator=operator, schedule=schedule, **sampling)
     if len(windows) == 1 or strategy == 'blend':
         if len(windows) > 1:
             denoiser = WindowedDenoiser(denoiser, windows, overlap, windows_per_batch)
-        source = noise.stream(whole)
-        return ddnm_sample(
-            denoiser, y, operator, schedule, noise=source, progress=progress, **sampling
-        )
-    x0 = _one_by_one(
-        denoiser, y, operator, schedule, noise, sampling,
-        windows=windows, hold=strategy == 'mask_shift', progress=progress,
-    )  # fmt: skip
+        return sample(denoiser, y, noise=noise.stream(whole), progress=progress)
+    x0 = y.new_zeros(*y.shape[:2], height, width)
+    hold = strategy == 'mask_shift'
+    _one_by_one(partial(sample, denoiser), x0, y, noise, windows, hold=hold, progress=progress)
     return x0 if sampling.get('sigma_y') else operator.project(x0, y)
 
 
 def _one_by_one(
-    denoiser: Denoiser,
+    sample: Callable[..., Tensor],
+    x0: Tensor,
     y: Tensor,
-    operator: LinearOperator,
-    schedule: NoiseSchedule,
     noise: CanvasNoise,
-    sampling: Mapping[str, object],
-    *,
     windows: list[Window],
+    *,
     hold: bool,
     progress: Progress | None,
-) -> Tensor:
-    """Sample window after window into one image."""
-    scale = operator.scale
-    shape = (*y.shape[:2], *(scale * length for length in y.shape[-2:]))
-    x0, known = y.new_zeros(shape), torch.zeros(shape[-2:], dtype=torch.bool, device=y.device)
+) -> None:
+    """Sample window after window into ``x0``."""
+    scale = x0.shape[-1] // y.shape[-1]
+    known = torch.zeros(x0.shape[-2:], dtype=torch.bool, device=y.device)
     for number, window in enumerate(windows):
         made, is_made = window.cut(x0), window.cut(known)
-        keep = None
-        if hold and number:
-            keep = _holder(made.clone(), is_made.clone())
+        keep = _holder(made.clone(), is_made.clone()) if hold and number else None
         made.copy_(
-            ddnm_sample(
-                denoiser,
+            sample(
                 window.cut(y, scale),
-                operator,
-                schedule,
                 noise=noise.stream(window),
                 hold=keep,
                 progress=_part_of(progress, number, len(windows)),
-                **sampling,
             )
         )
         is_made.fill_(True)
-    return x0
 
 
 def _holder(made: Tensor, is_made: Tensor) -> Callable[[Tensor], Tensor]:

@@ -29,7 +29,7 @@ def time_grid(
         ValueError: for another grid, and if fewer levels than ``num_steps`` remain.
     """
     check_choice('diffusion:grid', grid, GRIDS)
-    total = int((schedule.alpha_bar >= start_alpha_bar).sum())
+    total = schedule.num_levels(start_alpha_bar)
     if not 1 <= num_steps <= total:
         raise ValueError(
             f'diffusion:num_steps is {num_steps}, but the schedule has {total} levels with '

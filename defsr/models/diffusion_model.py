@@ -12,7 +12,8 @@ from torch import Tensor
 from defsr.data.shards import gather_rows
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import from_signed, to_signed
-from defsr.diffusion.schedule import build_schedule
+from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
+from defsr.diffusion.steps import diffuse
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys
 from defsr.utils.seeding import derive_seed
 
@@ -21,7 +22,6 @@ TRAIN_KEYS = (
     'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma',
 )  # fmt: skip
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'pbar', 'sigmas', 'metrics')
-TRAINING_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}
 
 
 @MODEL_REGISTRY.register()
@@ -42,10 +42,10 @@ class DiffusionModel(SRModel):
             'train:prediction', train_opt.get('prediction', 'eps'), PREDICTIONS
         )
         self.schedule = build_schedule(
-            'train:schedule', train_opt.get('schedule') or {}, TRAINING_SCHEDULE
+            'train:schedule', train_opt.get('schedule') or {}, ADM_SCHEDULE
         )
         lowest = check_between('train:min_alpha_bar', train_opt.get('min_alpha_bar', 0), 0, 1)
-        self.num_levels = int((self.schedule.alpha_bar >= lowest).sum())
+        self.num_levels = self.schedule.num_levels(lowest)
         if not self.num_levels:
             raise ValueError(f'train:min_alpha_bar is {lowest}, above every level. Lower it.')
         self.gamma = train_opt.get('min_snr_gamma')
@@ -68,7 +68,7 @@ class DiffusionModel(SRModel):
         t = torch.randint(self.num_levels, (len(x0),))
         eps = torch.randn(x0.shape).to(x0)
         alpha_bar = self.schedule.alpha_bar[t].view(-1, 1, 1, 1).to(x0)
-        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+        x_t = diffuse(x0, eps, alpha_bar)
         answer = self.net_g(x_t, t.to(x0))[:, :3]
         target = target_of(self.prediction, x0, eps, alpha_bar)
         weight = None
@@ -89,7 +89,7 @@ class DiffusionModel(SRModel):
         t = self.schedule.timesteps_at(1 / (1 + ratio))
         alpha_bar = self.schedule.alpha_bar_at(t).to(gt)
         noise = torch.randn(gt.shape, generator=generator).to(gt)
-        x_t = alpha_bar.sqrt() * to_signed(gt) + (1 - alpha_bar).sqrt() * noise
+        x_t = diffuse(to_signed(gt), noise, alpha_bar)
         net_g = getattr(self, 'net_g_ema', self.net_g)
         net_g.eval()
         answer = net_g(x_t, t.to(gt).expand(len(gt)))[:, :3]

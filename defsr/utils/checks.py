@@ -15,7 +15,7 @@ def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) ->
     """Refuse an option that nobody reads: a typo must not train for two days on a default.
 
     Args:
-        block: path of the block in the option file, as in ``datasets:train``.
+        block: path of the block in the option file, as in ``datasets:train``; '' for the file.
         opt: the block's content.
         known: every key that the block may have.
 
@@ -25,7 +25,8 @@ def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) ->
     for key in sorted(set(opt) - set(known)):
         near = difflib.get_close_matches(key, known, n=1)
         hint = f' Did you mean `{near[0]}`?' if near else ''
-        raise ValueError(f'Unknown option `{block}:{key}`.{hint} Known: {sorted(known)}.')
+        option = f'{block}:{key}' if block else key
+        raise ValueError(f'Unknown option `{option}`.{hint} Known: {sorted(known)}.')
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> object:
@@ -52,6 +53,13 @@ def check_whole(name: str, value: Number, minimum: int) -> int:
     if value != value // 1 or value == float('inf'):
         raise ValueError(f'{name} is {value}, but must be a whole number. Nearest: {value:.0f}.')
     return int(value)
+
+
+def check_int(name: str, value: object, minimum: int, hint: str = '') -> int:
+    """``value`` if it is a whole number, not written as 4.0, of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{name} is {value!r}, but must be a whole number{hint}.')
+    return check_at_least(name, value, minimum)
 
 
 def check_block(name: str, value: object) -> Mapping[str, object]:

@@ -141,11 +141,6 @@ def from_main(item: object) -> object:
     return gather(item)[0]
 
 
-def wait_for_all() -> None:
-    """Return when every process has come here; collective."""
-    gather(None)
-
-
 @contextmanager
 def losses_explained():
     """Turn a broken connection into a LostProcessError that says what to do."""

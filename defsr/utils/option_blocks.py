@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from basicsr.utils.registry import Registry
 
-from defsr.utils.checks import check_at_least, check_keys
+from defsr.utils.checks import check_keys
 
 _KINDS = (
     (bool, 'true or false'),
@@ -91,13 +91,6 @@ def _check_kind(option: str, value: object, default: object) -> None:
                     f'{option} is {value!r}, but must be {words}, such as {default!r}.'
                 )
             return
-
-
-def check_int(name: str, value: object, minimum: int, hint: str = '') -> int:
-    """``value`` if it is a whole number, not written as 4.0, of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'{name} is {value!r}, but must be a whole number{hint}.')
-    return check_at_least(name, value, minimum)
 
 
 def check_texts(block: Mapping, where: str = '') -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import Result, Run, assert_gone, train_arguments
 from ledger import LONG
+from processes import free_port
 
 from defsr.utils.paths import REPOSITORY
 
@@ -23,15 +23,9 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 LOST = 'Another process of this run has ended'
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return listener.getsockname()[1]
-
-
 def start_both(runs, model: str, name: str) -> list[Run]:
     """Two forked processes, as torchrun would start them."""
-    env = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
+    env = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
     arguments = ['--launcher', 'pytorch', *train_arguments(model, name)]
     return [
         runs.start('train', *arguments, env=env | {'RANK': str(i), 'LOCAL_RANK': str(i)})
@@ -56,6 +50,13 @@ def end_well(runs, model: str, name: str, *, before: list[Path]) -> Result:
     for run in both:
         run.wait_well()
     return Result(runs.folder, name, [*before, both[0].log])
+
+
+def judge(ledger, what: str, result: Result, alone: Result) -> None:
+    """Note in the ledger whether a run ended as one left alone; AssertionError if it did not."""
+    differences = result.differences(alone)
+    ledger.judge(what, equal=not differences)
+    assert not differences
 
 
 @pytest.fixture(scope='module', params=['SR', 'DEF_GAN'] if LONG else ['SR'])
@@ -89,10 +90,7 @@ def test_one_of_two_is_killed(runs, ledger, dice, pair, victim):
         errors = re.findall(r'^(?:rank 1: )?error: .*', survivor.output, flags=re.MULTILINE)
         assert len(errors) == 1 and LOST in errors[0] and '--auto_resume' in errors[0]
         assert 'Traceback' not in survivor.output, survivor.output[-3000:]
-        result = end_well(runs, model, name, before=[both[0].log])
-        differences = result.differences(alone)
-        ledger.judge(what, equal=not differences)
-        assert not differences
+        judge(ledger, what, end_well(runs, model, name, before=[both[0].log]), alone)
 
 
 @pytest.mark.parametrize('number', NUMBERS if LONG else NUMBERS[:1])
@@ -110,10 +108,7 @@ def test_a_signal_to_one_stops_both(runs, ledger, dice, pair, number):
             assert run.wait(SECONDS) == 128 + number, run.output[-3000:]
             assert 'Traceback' not in run.output, run.output[-3000:]
         assert 'Stopped after iteration' in both[0].output
-        result = end_well(runs, model, name, before=[both[0].log])
-        differences = result.differences(alone)
-        ledger.judge(what, equal=not differences)
-        assert not differences
+        judge(ledger, what, end_well(runs, model, name, before=[both[0].log]), alone)
 
 
 def await_iteration(run: Run, number: int) -> None:
@@ -139,7 +134,7 @@ def ranks_of(run: Run) -> dict[int, int]:
 
 @pytest.mark.skipif(not LONG, reason='torchrun starts for half a minute; part of `make faults`')
 @pytest.mark.parametrize('victim', [0, 1])
-def test_torchrun_with_one_killed(runs, ledger, dice, undisturbed, victim):
+def test_torchrun_with_one_killed(runs, ledger, dice, victim):
     what = f'torchrun, SR: SIGKILL of rank {victim}'
     name = f'torchrun_{victim}'
     alone = end_well(runs, 'SR', f'{name}_alone', before=[])
@@ -154,10 +149,7 @@ def test_torchrun_with_one_killed(runs, ledger, dice, undisturbed, victim):
     assert not re.search(r'File ".*/defsr/', first.output), first.output[-5000:]
     second = torchrun(runs, 'SR', name)
     second.wait_well()
-    result = Result(runs.folder, name, [first.log, second.log])
-    differences = result.differences(alone)
-    ledger.judge(what, equal=not differences)
-    assert not differences
+    judge(ledger, what, Result(runs.folder, name, [first.log, second.log]), alone)
 
 
 @pytest.mark.skipif(not LONG, reason='torchrun starts for half a minute; part of `make faults`')
@@ -176,7 +168,4 @@ def test_torchrun_is_told_to_stop(runs, ledger, dice, number):
     assert not re.search(r'File ".*/defsr/', first.output), first.output[-5000:]
     second = torchrun(runs, 'SR', name)
     second.wait_well()
-    result = Result(runs.folder, name, [first.log, second.log])
-    differences = result.differences(alone)
-    ledger.judge(what, equal=not differences)
-    assert not differences
+    judge(ledger, what, Result(runs.folder, name, [first.log, second.log]), alone)

@@ -41,10 +41,10 @@ def test_a_process_that_ends_is_named_not_waited_for(tmp_path):
     """The others learn it from the connection, not from a time-out of days."""
 
     def work(rank):
-        distributed.wait_for_all()
+        distributed.gather(None)
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        distributed.wait_for_all()
+        distributed.gather(None)
 
     begin = time.monotonic()
     survivor, killed = in_processes(2, work, tmp_path)

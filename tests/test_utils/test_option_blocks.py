@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from basicsr.utils.registry import Registry
 
+from defsr.utils.checks import check_int
 from defsr.utils.option_blocks import (
     check_arguments,
-    check_int,
     check_texts,
     choose,
     join,
