@@ -36,6 +36,8 @@ DIFFUSION = {
     'travel': (1, 1),
     'start': 'noise',
     'start_alpha_bar': 0.5,
+    'end_alpha_bar': 1.0,
+    'temperature': 1.0,
     'grid': 'ddnm',
     'rule': 'ddnm',
     'schedule': SAMPLING_SCHEDULE,
@@ -47,7 +49,10 @@ DIFFUSION = {
     'windows_per_batch': 8,
     'seed': 0,
 }
-SAMPLING = ('num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'grid', 'rule')
+SAMPLING = (
+    'num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'end_alpha_bar', 'temperature',
+    'grid', 'rule',
+)  # fmt: skip
 QUANTIZATION = 1 / (255 * math.sqrt(12))  # std of rounding to 8 bit, on the [0, 1] scale
 
 
@@ -125,6 +130,9 @@ class DDNMEnhancer(Enhancer):
             travel: [length, repeats] of time travel, both >= 1. Default: [1, 1], none.
             start: ``noise``, or ``lq``: from A_pinv lq with noise of level start_alpha_bar.
             start_alpha_bar: for ``start: lq``, 0..1. Default: 0.5.
+            end_alpha_bar: cleaner levels are not visited, 0..1. Default: 1.
+            temperature: factor of all noise, 0..1; 0 with eta 1 is plug-and-play restoration.
+                Default: 1.
             grid: ``ddnm``, ``trailing`` or ``log_snr``, see ``defsr.diffusion.times``.
             rule: ``ddnm``, ``ddim`` or ``ddpm``, see ``defsr.diffusion.ddnm_sample``.
             schedule: to sample with; beta_start, beta_end, num_train_steps of a linear one, or

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -11,9 +13,11 @@ from torch.utils.data import Dataset
 from defsr.data.augmentation import Position, crop, draw_item
 from defsr.data.image_source import ImageSource
 from defsr.data.triplet_options import BASICSR_KEYS
-from defsr.utils.checks import check_at_least, check_choice, check_keys
+from defsr.utils.checks import check_at_least, check_between, check_choice, check_keys
 
-KEYS = BASICSR_KEYS | {'dataroot_gt', 'gt_size', 'use_hflip', 'use_rot'}
+KEYS = BASICSR_KEYS | {
+    'dataroot_gt', 'gt_size', 'use_hflip', 'use_rot', 'zoom', 'keep_in_memory',
+}  # fmt: skip
 CENTRE = Position(0.5, 0.5)
 
 
@@ -26,7 +30,10 @@ class ImageCropDataset(Dataset):
 
     Args:
         opt: the data set's block: ``dataroot_gt`` (folder or LMDB), ``io_backend: {type}``,
-            ``gt_size`` (>= 8), ``use_hflip`` and ``use_rot`` (default: true), and BasicSR's keys.
+            ``gt_size`` (>= 8), ``use_hflip`` and ``use_rot`` (default: true), ``zoom`` (in
+            training a crop of gt_size / z is reduced by z, drawn from zoom .. 1; 1, the default:
+            as it is), ``keep_in_memory`` (default: false; decoded images stay, 12 bytes a pixel
+            and per data worker), and BasicSR's keys.
 
     Raises:
         ValueError: for unknown options, values out of range and empty folders.
@@ -44,6 +51,11 @@ class ImageCropDataset(Dataset):
             f'{block}:use_hflip', opt.get('use_hflip', True), (True, False)
         )
         self.use_rot = check_choice(f'{block}:use_rot', opt.get('use_rot', True), (True, False))
+        self.zoom = check_between(f'{block}:zoom', opt.get('zoom', 1), 0.1, 1)
+        keep = check_choice(
+            f'{block}:keep_in_memory', opt.get('keep_in_memory', False), (True, False)
+        )
+        self.kept: dict[int, Tensor] | None = {} if keep else None
         backend = (opt.get('io_backend') or {}).get('type', 'disk')
         check_choice(f'{block}:io_backend:type', backend, ('disk', 'lmdb'))
         self.source = ImageSource(f'{block}:dataroot_gt', opt['dataroot_gt'], backend)
@@ -53,13 +65,29 @@ class ImageCropDataset(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        image = self.source.read(self.names[index])
+        image = self._read(index)
         path = self.source.path(self.names[index])
-        position, transform = CENTRE, None
         if self.opt['phase'] == 'train':
-            draw = draw_item(self.use_hflip, self.use_rot, 'none')
-            position, transform = draw.position, draw.transform
-        top, left = position.offset_yx(*image.shape[-2:], self.gt_size)
-        image = crop(image, top, left, self.gt_size)
-        image = transform(image) if transform else image
+            image = self._draw_crop(image)
+        else:
+            image = crop(image, *CENTRE.offset_yx(*image.shape[-2:], self.gt_size), self.gt_size)
         return {'gt': image.contiguous(), 'gt_path': path, 'lq_path': path}
+
+    def _read(self, index: int) -> Tensor:
+        if self.kept is None:
+            return self.source.read(self.names[index])
+        if index not in self.kept:
+            self.kept[index] = self.source.read(self.names[index])
+        return self.kept[index]
+
+    def _draw_crop(self, image: Tensor) -> Tensor:
+        """A random crop, reduced and turned at random."""
+        draw = draw_item(self.use_hflip, self.use_rot, 'none')
+        size = round(self.gt_size / (self.zoom + (1 - self.zoom) * random.random()))
+        image = crop(image, *draw.position.offset_yx(*image.shape[-2:], size), size)
+        if size > self.gt_size:
+            smaller = F.interpolate(
+                image[None], (self.gt_size, self.gt_size), mode='bicubic', antialias=True
+            )
+            image = smaller[0].clamp(0, 1)
+        return draw.transform(image)

@@ -50,6 +50,8 @@ def ddnm_sample(
     generator: Generators | None = None,
     start: Literal['noise', 'lq'] = 'noise',
     start_alpha_bar: float = 0.5,
+    end_alpha_bar: float = 1.0,
+    temperature: float = 1.0,
     grid: Literal['ddnm', 'trailing', 'log_snr'] = 'ddnm',
     rule: Literal['ddnm', 'ddim', 'ddpm'] = 'ddnm',
     hold: Callable[[Tensor], Tensor] | None = None,
@@ -81,6 +83,12 @@ def ddnm_sample(
         start: ``noise``, or ``lq``: from A_pinv y with noise of level ``start_alpha_bar``. The
             steps are spent below that level, and nothing above it is ever seen.
         start_alpha_bar: for ``start='lq'``, 0..1.
+        end_alpha_bar: cleaner levels are not visited, 0..1: the last ones cost steps and change
+            little.
+        temperature: factor of x_T and of all fresh noise, 0..1, while the denoiser is told the
+            full level. 1 samples; 0 is deterministic and, with eta = 1, plug-and-play
+            restoration (denoise ever more gently and project; IRCNN, DPIR), whose result is
+            smoother than a sample and nearer to the posterior mean.
         grid: which timesteps are visited, see ``defsr.diffusion.times.time_grid``.
         rule: how x_{t-1} is made of the rectified x0: ``ddnm`` (the published code), ``ddim``
             (eta in DDIM's sense) or ``ddpm`` (the posterior, DDNM's paper; eta is not used).
@@ -102,6 +110,8 @@ def ddnm_sample(
         travel=travel,
         start=start,
         start_alpha_bar=start_alpha_bar,
+        end_alpha_bar=end_alpha_bar,
+        temperature=temperature,
         grid=grid,
         rule=rule,
     )
@@ -109,8 +119,12 @@ def ddnm_sample(
     # A_pinv of y costs little and knows the image size for any operator.
     base = operator.A_pinv(y)
     shape = base.shape
-    draw = _noise_source(shape, y, noise, generator)
-    x_t = draw() if x_T is None else _check_shape('x_T', x_T, shape).to(y)
+    source = _noise_source(shape, y, noise, generator)
+
+    def draw() -> Tensor:
+        return temperature * source()
+
+    x_t = draw() if x_T is None else temperature * _check_shape('x_T', x_T, shape).to(y)
     if start == 'lq':
         x_t = diffuse(base, x_t, float(schedule.alpha_bar_at(times[-1])))
     del base
@@ -155,6 +169,8 @@ def check_sampling(
     travel: Sequence[int],
     start: str,
     start_alpha_bar: float,
+    end_alpha_bar: float,
+    temperature: float,
     grid: str,
     rule: str,
 ) -> list[int]:
@@ -166,6 +182,8 @@ def check_sampling(
     _check_integer('diffusion:num_steps', num_steps)
     check_choice('diffusion:start', start, STARTS)
     check_between('diffusion:start_alpha_bar', start_alpha_bar, 0, 1)
+    check_between('diffusion:end_alpha_bar', end_alpha_bar, 0, 1)
+    check_between('diffusion:temperature', temperature, 0, 1)
     check_choice('diffusion:rule', rule, RULES)
     check_between('diffusion:eta', eta, 0, 1)
     check_at_least('diffusion:sigma_y', sigma_y, 0)
@@ -182,7 +200,8 @@ def check_sampling(
     for name, value in zip(('length', 'repeats'), travel, strict=True):
         _check_integer(f'diffusion:travel {name}', value)
         check_at_least(f'diffusion:travel {name}', value, 1)
-    return time_grid(schedule, num_steps, grid, start_alpha_bar if start == 'lq' else 0)
+    lowest = start_alpha_bar if start == 'lq' else 0
+    return time_grid(schedule, num_steps, grid, lowest, end_alpha_bar)
 
 
 def _predict_noise(denoiser: Denoiser, x_t: Tensor, t: int) -> Tensor:

@@ -13,7 +13,11 @@ GRIDS = ('ddnm', 'trailing', 'log_snr')
 
 
 def time_grid(
-    schedule: NoiseSchedule, num_steps: int, grid: str = 'ddnm', start_alpha_bar: float = 0.0
+    schedule: NoiseSchedule,
+    num_steps: int,
+    grid: str = 'ddnm',
+    start_alpha_bar: float = 0.0,
+    end_alpha_bar: float = 1.0,
 ) -> list[int]:
     """The timesteps of a chain, from the cleanest to the noisiest.
 
@@ -23,31 +27,41 @@ def time_grid(
         grid: ``ddnm``: ``i * (T // num_steps)``, as in DDNM's code, which ends below the noisiest
             level (950 of 999 for 20 steps). ``trailing``: equal steps that end at the noisiest
             level. ``log_snr``: equal steps of log(alpha_bar / (1 - alpha_bar)) between both ends.
-        start_alpha_bar: levels below are left out, 0 .. 1; T is the number of those that remain.
+        start_alpha_bar: noisier levels, those below it, are left out, 0 .. 1.
+        end_alpha_bar: cleaner levels, those above it, are left out, 0 .. 1. T is the number of
+            levels that remain, counted from the cleanest.
 
     Raises:
         ValueError: for another grid, and if fewer levels than ``num_steps`` remain.
     """
     check_choice('diffusion:grid', grid, GRIDS)
-    total = schedule.num_levels(start_alpha_bar)
+    cleanest = int((schedule.alpha_bar > end_alpha_bar).sum())
+    total = schedule.num_levels(start_alpha_bar) - cleanest
     if not 1 <= num_steps <= total:
         raise ValueError(
-            f'diffusion:num_steps is {num_steps}, but the schedule has {total} levels with '
-            f'alpha_bar >= {start_alpha_bar:g}. Lower num_steps or start_alpha_bar.'
+            f'diffusion:num_steps is {num_steps}, but the schedule has {max(total, 0)} levels '
+            f'with alpha_bar in {start_alpha_bar:g} .. {end_alpha_bar:g}. Lower num_steps or '
+            'start_alpha_bar, or raise end_alpha_bar.'
         )
     if grid == 'ddnm':
-        return [i * (total // num_steps) for i in range(num_steps)]
+        return [cleanest + i * (total // num_steps) for i in range(num_steps)]
     if grid == 'trailing':
-        return [round((i + 1) * total / num_steps) - 1 for i in range(num_steps)]
-    log_snr = schedule.alpha_bar[:total].logit()
+        return [cleanest + round((i + 1) * total / num_steps) - 1 for i in range(num_steps)]
+    return _evenly_in_log_snr(schedule, num_steps, cleanest, cleanest + total)
+
+
+def _evenly_in_log_snr(
+    schedule: NoiseSchedule, num_steps: int, cleanest: int, end: int
+) -> list[int]:
+    if num_steps == 1:
+        return [end - 1]
+    log_snr = schedule.alpha_bar[cleanest:end].logit()
     wanted = torch.linspace(log_snr[0], log_snr[-1], num_steps, dtype=torch.float64)
     times = schedule.timesteps_at(wanted.sigmoid()).round().long().tolist()
-    if num_steps == 1:
-        return [total - 1]
     for i in range(1, num_steps):  # the first levels lie far apart in log-SNR
         times[i] = max(times[i], times[i - 1] + 1)
     for i in reversed(range(num_steps)):
-        times[i] = min(times[i], total - num_steps + i)
+        times[i] = min(times[i], end - num_steps + i)
     return times
 
 

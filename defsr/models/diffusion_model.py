@@ -19,8 +19,9 @@ from defsr.utils.seeding import derive_seed
 
 TRAIN_KEYS = (
     'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass', 'ema_decay',
-    'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma',
+    'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma', 'levels',
 )  # fmt: skip
+LEVELS = ('timesteps', 'log_snr')
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'pbar', 'sigmas', 'metrics')
 
 
@@ -30,6 +31,8 @@ class DiffusionModel(SRModel):
 
     Options of its own, in ``train``: ``prediction`` (eps, v or x0), ``schedule`` (as
     ``network_e:diffusion:denoiser_schedule``), ``min_alpha_bar`` (noisier levels are left out),
+    ``levels`` (how often each is drawn: ``timesteps``, each alike, or ``log_snr``, evenly in
+    log(alpha_bar / (1 - alpha_bar)), which visits the clean levels far more often),
     ``min_snr_gamma`` (weight of the levels, absent: all alike). In ``val``: ``sigmas``, noise on
     the scale of 255 at which the PSNR of the denoised image is measured, as ``psnr_<sigma>``.
     """
@@ -48,6 +51,7 @@ class DiffusionModel(SRModel):
         self.num_levels = self.schedule.num_levels(lowest)
         if not self.num_levels:
             raise ValueError(f'train:min_alpha_bar is {lowest}, above every level. Lower it.')
+        self.levels = check_choice('train:levels', train_opt.get('levels', 'timesteps'), LEVELS)
         self.gamma = train_opt.get('min_snr_gamma')
         if self.gamma is not None:
             check_above('train:min_snr_gamma', self.gamma, 0)
@@ -65,9 +69,9 @@ class DiffusionModel(SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on a random level for each image."""
         x0 = to_signed(self.gt)
-        t = torch.randint(self.num_levels, (len(x0),))
+        t = self._draw_timesteps(len(x0))
         eps = torch.randn(x0.shape).to(x0)
-        alpha_bar = self.schedule.alpha_bar[t].view(-1, 1, 1, 1).to(x0)
+        alpha_bar = self.schedule.alpha_bar_at(t).view(-1, 1, 1, 1).to(x0)
         x_t = diffuse(x0, eps, alpha_bar)
         answer = self.net_g(x_t, t.to(x0))[:, :3]
         target = target_of(self.prediction, x0, eps, alpha_bar)
@@ -81,6 +85,14 @@ class DiffusionModel(SRModel):
         self.log_dict = self.reduce_loss_dict(OrderedDict(l_pix=loss))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def _draw_timesteps(self, number: int) -> Tensor:
+        """(number,) timesteps of the levels to train, float64; fractional with ``log_snr``."""
+        if self.levels == 'timesteps':
+            return torch.randint(self.num_levels, (number,)).double()
+        ends = self.schedule.alpha_bar[[0, self.num_levels - 1]].logit()
+        share = torch.rand(number, dtype=torch.float64)
+        return self.schedule.timesteps_at(torch.lerp(*ends, share).sigmoid())
 
     @torch.no_grad()
     def denoise(self, gt: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

@@ -42,6 +42,34 @@ def test_a_small_image_is_mirrored(opt):
     torch.testing.assert_close(gt[:, 10:], gt[:, 3:9].flip(1))
 
 
+def test_zoom_reduces_larger_crops(opt, tmp_path):
+    """A ramp keeps its values at any zoom; its slope says how far it was reduced."""
+    folder = tmp_path / 'ramp'
+    folder.mkdir()
+    ramp = torch.arange(200.0).div(255).expand(3, 200, 200)
+    save_image(ramp, folder / 'ramp.png')
+    block = opt[0] | {'dataroot_gt': str(folder), 'gt_size': 32, 'phase': 'train'}
+    block |= {'use_hflip': False, 'use_rot': False}
+    dataset = build_dataset(block | {'zoom': 0.5})
+    crops = [dataset[0]['gt'] for _ in range(30)]
+    assert all(crop.shape == (3, 32, 32) for crop in crops)
+    slopes = [float(crop[0, 16, 4:28].diff().mean()) * 255 for crop in crops]
+    assert 0.999 <= min(slopes) < 1.2 and 1.8 < max(slopes) <= 2.1
+    plain = build_dataset(block)[0]['gt']
+    torch.testing.assert_close(plain[0, 16].diff() * 255, torch.ones(31), rtol=0, atol=1e-3)
+
+
+def test_images_kept_in_memory_are_read_once(opt, monkeypatch):
+    block = opt[0] | {'phase': 'val'}
+    kept, plain = (build_dataset(block | {'keep_in_memory': keep}) for keep in (True, False))
+    first = [kept[i]['gt'].clone() for i in range(3)]
+    monkeypatch.setattr(type(kept.source), 'read', None)
+    for i in range(3):
+        assert torch.equal(kept[i]['gt'], first[i])
+    monkeypatch.undo()
+    assert all(torch.equal(plain[i]['gt'], first[i]) for i in range(3))
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -50,6 +78,8 @@ def test_a_small_image_is_mirrored(opt):
         ({'gt_size': None}, 'datasets:x:gt_size is None'),
         ({'dataroot_gt': None}, 'datasets:x:dataroot_gt is missing'),
         ({'use_rot': 3}, 'datasets:x:use_rot is 3'),
+        ({'zoom': 0}, 'datasets:x:zoom is 0'),
+        ({'keep_in_memory': 3}, 'datasets:x:keep_in_memory is 3'),
         ({'io_backend': {'type': 'zip'}}, 'io_backend:type is .zip.'),
     ],
 )

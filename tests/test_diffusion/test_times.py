@@ -45,5 +45,22 @@ def test_levels_above_a_start_only(grid):
     assert levels.min() >= 0.4 and levels.min() < 0.45
 
 
+@pytest.mark.parametrize('grid', GRIDS)
+@pytest.mark.parametrize('num_steps', [1, 2, 30])
+def test_levels_below_an_end_only(grid, num_steps):
+    schedule = SCHEDULES[0]
+    times = time_grid(schedule, num_steps, grid, start_alpha_bar=0.4, end_alpha_bar=0.999)
+    levels = schedule.alpha_bar[torch.tensor(times)]
+    assert levels.min() >= 0.4 and levels.max() <= 0.999
+    assert all(a < b for a, b in zip(times[:-1], times[1:], strict=True))
+    if num_steps > 1 and grid != 'trailing':
+        assert times[0] == int((schedule.alpha_bar > 0.999).sum())
+
+
+def test_no_level_between_the_ends():
+    with pytest.raises(ValueError, match=r'has 0 levels with alpha_bar in 0.5 \.\. 0.4'):
+        time_grid(SCHEDULES[0], 1, 'ddnm', start_alpha_bar=0.5, end_alpha_bar=0.4)
+
+
 def test_moves_walk_down_to_the_clean_image():
     assert sampling_moves([0, 50, 100]) == [(100, 50), (50, 0), (0, -1)]

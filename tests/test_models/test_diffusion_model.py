@@ -38,8 +38,8 @@ def opt(opt):
     }
 
 
-def losses_of(model, opt, number):
-    batch = next(iter(loader_of(opt, 'train')))
+def losses_of(model, opt, number, batch=None):
+    batch = batch or next(iter(loader_of(opt, 'train')))
     losses = []
     for current_iter in range(1, number + 1):
         model.update_learning_rate(current_iter)
@@ -53,11 +53,12 @@ def losses_of(model, opt, number):
     'change', [{}, {'prediction': 'v'}, {'prediction': 'x0', 'min_snr_gamma': 5.0}], ids=str
 )
 def test_learns(opt, change):
-    """The same levels and noise each round: they follow from the iteration's number."""
+    """The same images, levels and noise each round (these follow from the iteration)."""
     opt['train'] |= change
     opt['train']['optim_g']['lr'] = 5e-3
     model = build_safe_model(opt)
-    rounds = [sum(losses_of(model, opt, 25)) for _ in range(4)]
+    batch = next(iter(loader_of(opt, 'train')))
+    rounds = [sum(losses_of(model, opt, 25, batch)) for _ in range(4)]
     assert rounds[-1] < 0.95 * rounds[0]
 
 
@@ -70,6 +71,16 @@ def test_only_levels_above_a_limit_are_trained(opt):
     losses_of(model, opt, 20)
     levels = model.schedule.alpha_bar_at(torch.tensor(seen))
     assert levels.min() >= 0.5 and len(set(seen)) > 20
+
+
+def test_levels_drawn_evenly_in_log_snr(opt):
+    opt['train'] |= {'min_alpha_bar': 0.005, 'levels': 'log_snr'}
+    model = build_safe_model(opt)
+    levels = model.schedule.alpha_bar_at(model._draw_timesteps(20000)).logit()
+    low, high = model.schedule.alpha_bar[[model.num_levels - 1, 0]].logit()
+    share = (levels - low) / (high - low)
+    quarters = torch.histc(share, 4, 0, 1) / len(share)
+    torch.testing.assert_close(quarters, torch.full_like(quarters, 0.25), rtol=0, atol=0.02)
 
 
 class PerfectDenoiser(torch.nn.Module):
@@ -115,6 +126,7 @@ def test_validation_has_the_same_noise_each_time(opt):
         (lambda o: o['train'].update(predicton='v'), 'Did you mean `prediction`'),
         (lambda o: o['train'].update(min_alpha_bar=1), 'above every level'),
         (lambda o: o['train'].update(min_snr_gamma=0), 'min_snr_gamma is 0'),
+        (lambda o: o['train'].update(levels='snr'), "train:levels is 'snr'"),
         (lambda o: o['val'].update(sigmas=[0]), 'val:sigmas'),
         (lambda o: o['train'].update(schedule={'type': 'cos'}), 'train:schedule:type is .cos.'),
     ],
