@@ -1,0 +1,174 @@
+"""Does I_DE help matching? Share of positions matched as the ground truth is.
+
+    python tests/benchmarks/enhancer_matching.py --data DIR [--settings default ...] [--figure PNG]
+
+scikit-image's stereo pair and the CUFED5 image with each of its five references, centre 256x320
+of each (and all five in one index space), shipped VGG16 trunk at relu3_1, exact matching. The
+yardstick is the match that the GT query finds in the untouched reference; a position counts if its
+match lies within one position of that.
+Queries: bicubic, A_pinv y, I_DE, GT. Keys: the reference, reduced and interpolated
+(``ref_down_up``, TTSR's), reduced and enhanced as the query was (``ref_enhanced``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+import skimage
+import torch
+from enhancer_cases import (
+    OPTIONS,
+    EnhancerFactory,
+    Record,
+    centre,
+    data_root,
+    lq_of,
+    texture_extractor,
+)
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from defsr.archs.pipeline import MATCH_LEVEL, ReferenceKeys, RefSRPipeline
+from defsr.data.image_source import ImageSource
+from defsr.diffusion import BicubicDownsample
+from defsr.ops.matching import match_patches
+from defsr.ops.resize import upsample_bicubic
+from defsr.utils.cli import run_cli
+from defsr.utils.files import atomic_path
+
+SIZE = (256, 320)
+OPERATOR = BicubicDownsample(4)
+KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
+ALL_FIVE = 'cufed5, all at once'
+# What to try beside the option file's own sampling.
+SETTINGS: dict[str, dict[str, object]] = {
+    'default': {},
+    '50 steps': {'num_steps': 50},
+    'sample': {'temperature': 1.0, 'eta': 0.0},
+    'noise, eta 0.85, 50 steps': {
+        'num_steps': 50, 'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0,
+        'temperature': 1.0, 'eta': 0.85,
+    },
+}  # fmt: skip
+
+Enhance = Callable[[Tensor], Tensor]
+
+
+def pairs(root: str) -> dict[str, tuple[Tensor, list[Tensor]]]:
+    """Name -> (GT, references), each (1,3,256,320)."""
+    stereo = ImageSource('scikit-image', Path(skimage.__file__).parent / 'data')
+    cufed = ImageSource('--data', Path(root) / 'cufed5')
+
+    def read(source: ImageSource, name: str) -> Tensor:
+        return centre(source.read(name)[None], *SIZE)
+
+    gt, *refs = (read(cufed, f'001_{i}.png') for i in range(6))
+    left, right = (read(stereo, f'motorcycle_{side}.png') for side in ('left', 'right'))
+    found = {'motorcycle': (left, [right])}
+    found |= {f'cufed5 {i}': (gt, [ref]) for i, ref in enumerate(refs, start=1)}
+    return found | {ALL_FIVE: (gt, refs)}
+
+
+@torch.no_grad()
+def positions(net_t: nn.Module, query: Tensor, references: ReferenceKeys) -> Tensor:
+    """(2,h,w): row and column of each position's match; references lie one below the other."""
+    feature = net_t(query.clamp(0, 1))[MATCH_LEVEL]
+    index = match_patches(feature, references.key, key_mask=references.mask)[0][0]
+    width = references.key.shape[-1]
+    return torch.stack([index // width, index % width])
+
+
+def shares(
+    net_t: nn.Module, gt: Tensor, refs: Sequence[Tensor], queries: Mapping[str, Enhance]
+) -> dict[str, float]:
+    """``query / key`` -> share of positions at most one position away from the GT query's."""
+    lq = lq_of(gt)
+    plain = {'ref': RefSRPipeline(None, net_t, 'ref').prepare(refs)}
+    plain['ref_down_up'] = RefSRPipeline(interpolate, net_t, 'ref_down_up').prepare(refs)
+    truth = positions(net_t, gt, plain['ref'])
+    found = {}
+    for label, enhance in {**queries, 'GT': None}.items():
+        query, keys = gt, dict(plain)
+        if enhance is not None:
+            query = enhance(lq)
+            keys['ref_enhanced'] = RefSRPipeline(enhance, net_t, 'ref_enhanced').prepare(refs)
+        for name, references in keys.items():
+            distance = (positions(net_t, query, references) - truth).abs().amax(dim=0)
+            found[f'{label} / {name}'] = float((distance <= 1).float().mean())
+    return found
+
+
+def interpolate(lq: Tensor) -> Tensor:
+    return upsample_bicubic(lq, 4)
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Markdown: a line per query and key, a column per pair, the mean over cufed5 last."""
+    cufed = [name for name in rows if name.startswith('cufed5') and name != ALL_FIVE]
+    names = list(rows)
+    lines = ['| query / key | ' + ' | '.join(names) + ' | cufed5, mean of 1 to 5 |']
+    lines.append('| --- |' + ' ---: |' * (len(names) + 1))
+    for label in next(iter(rows.values())):
+        cells = [f'{rows[name][label]:.3f}' for name in names]
+        cells.append(f'{sum(rows[name][label] for name in cufed) / len(cufed):.3f}')
+        lines.append(f'| {label} | ' + ' | '.join(cells) + ' |')
+    return lines
+
+
+def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
+    """Grouped bars: one group per pair, one bar per query and key."""
+    from matplotlib.figure import Figure
+
+    labels = [
+        f'{query} / {key}' for query, key in product(('bicubic', 'A_pinv y', 'default'), KEYS)
+    ]
+    figure = Figure(figsize=(10, 3.8), dpi=110, layout='constrained')
+    axis = figure.subplots()
+    colours = {'bicubic': '#999999', 'A_pinv y': '#e0a030', 'default': '#2060c0'}
+    shades = {'ref': 0.35, 'ref_down_up': 0.65, 'ref_enhanced': 1.0}
+    width = 0.8 / len(labels)
+    for number, label in enumerate(labels):
+        query, key = label.split(' / ')
+        places = [i + (number - len(labels) / 2) * width for i in range(len(rows))]
+        values = [row[label] for row in rows.values()]
+        name = label.replace('default', 'I_DE')
+        axis.bar(places, values, width, color=colours[query], alpha=shades[key], label=name)
+    axis.set_xticks(range(len(rows)), list(rows))
+    axis.set(ylabel='share matched as GT', title='query / key')
+    axis.legend(fontsize=7, ncols=3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format='png')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--data', help='folder of benchmark images; default: DEFSR_DATA')
+    parser.add_argument('--options', default=OPTIONS)
+    parser.add_argument('--weights')
+    parser.add_argument('--settings', nargs='*', default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument('--record', help='file of results so far, to go on from')
+    parser.add_argument('--figure')
+    args = parser.parse_args()
+    factory = EnhancerFactory(args.options, args.weights)
+    net_t, record = texture_extractor(), Record(args.record)
+    queries: dict[str, Enhance] = {
+        'bicubic': interpolate,
+        'A_pinv y': OPERATOR.A_pinv,
+    }
+    queries |= {label: factory.make(SETTINGS[label]).enhance for label in args.settings}
+    for name, (gt, refs) in tqdm(pairs(data_root(args.data)).items(), unit='pair'):
+        if name not in record:
+            record.add(name, {'shares': shares(net_t, gt, refs, queries)})
+    rows = {name: row['shares'] for name, row in record.rows.items()}
+    tqdm.write('\n'.join(['', *table(rows)]))
+    if args.figure:
+        draw(rows, args.figure)
+
+
+if __name__ == '__main__':
+    run_cli(main)
