@@ -201,10 +201,10 @@ def test_no_compilation_unless_asked(compiled, rng):
 
 
 def test_a_failed_compilation_ends_in_one_line(monkeypatch):
-    class CompilerFailed(RuntimeError):
+    class CompilerError(RuntimeError):
         pass
 
-    CompilerFailed.__module__ = 'torch._inductor.exc'
+    CompilerError.__module__ = 'torch._inductor.exc'
     net = UnshuffleUNet(num_feat=[8], num_block=1)
     x_t, t = torch.zeros(1, 3, 4, 4), torch.zeros(1)
 
@@ -218,7 +218,7 @@ def test_a_failed_compilation_ends_in_one_line(monkeypatch):
     with pytest.raises(
         ValueError, match=r'network_e:compile is true.*\(No g\+\+\).*compile: false'
     ):
-        failing_with(CompilerFailed('No g++\n\nSet TORCHDYNAMO_VERBOSE=1'))
+        failing_with(CompilerError('No g++\n\nSet TORCHDYNAMO_VERBOSE=1'))
     with pytest.raises(RuntimeError, match='out of memory'):
         failing_with(RuntimeError('out of memory'))
 

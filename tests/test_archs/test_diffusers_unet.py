@@ -26,34 +26,10 @@ SCHEDULER = {'beta_schedule': 'linear', 'beta_start': 1e-4, 'beta_end': 0.02}
 SCHEDULER |= {'num_train_timesteps': 1000, 'prediction_type': 'epsilon'}
 
 
-@pytest.fixture(scope='session')
-def pipeline(tmp_path_factory):
-    """A pipeline folder as diffusers writes it: stride 4, six channels out, v, cosine."""
-    diffusers = pytest.importorskip('diffusers')
-    torch.manual_seed(20)
-    unet = diffusers.UNet2DModel(
-        sample_size=16,
-        out_channels=6,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
-        up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
-        norm_num_groups=4,
-    )
-    scheduler = diffusers.DDPMScheduler(
-        num_train_timesteps=500,
-        beta_schedule='squaredcos_cap_v2',
-        prediction_type='v_prediction',
-    )
-    folder = tmp_path_factory.mktemp('diffusers') / 'pipeline'
-    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def copied(pipeline, tmp_path):
-    """A copy of the pipeline folder, to be spoilt."""
-    return shutil.copytree(pipeline, tmp_path / 'pipeline')
+def copied(diffusers_pipeline, tmp_path):
+    """A copy of the pipeline's folder, to be spoilt."""
+    return shutil.copytree(diffusers_pipeline, tmp_path / 'pipeline')
 
 
 def write(folder, **config):
@@ -71,11 +47,11 @@ def change(file, **values):
 
 
 @pytest.mark.parametrize('size', [(8, 12), (20, 4)], ids=str)
-def test_answers_as_diffusers_does(pipeline, size, rng):
+def test_answers_as_diffusers_does(diffusers_pipeline, size, rng):
     from diffusers import UNet2DModel
 
-    net = DiffusersUNet(str(pipeline))
-    theirs = UNet2DModel.from_pretrained(pipeline / 'unet', low_cpu_mem_usage=False)
+    net = DiffusersUNet(str(diffusers_pipeline))
+    theirs = UNet2DModel.from_pretrained(diffusers_pipeline / 'unet', low_cpu_mem_usage=False)
     x_t, t = torch.randn(2, 3, *size, generator=rng), torch.tensor([3.0, 471.0])
     with torch.no_grad():
         answer = net(x_t, t)
@@ -86,9 +62,9 @@ def test_answers_as_diffusers_does(pipeline, size, rng):
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
-def test_timesteps_are_fractional_and_per_sample(pipeline, rng):
+def test_timesteps_are_fractional_and_per_sample(diffusers_pipeline, rng):
     """Between two whole ones lies an answer between theirs: nothing is rounded."""
-    net = DiffusersUNet(str(pipeline))
+    net = DiffusersUNet(str(diffusers_pipeline))
     x_t = torch.randn(1, 3, 8, 12, generator=rng)
     with torch.no_grad():
         low, middle, high = (net(x_t, torch.tensor([t])) for t in (10.0, 10.5, 11.0))
@@ -101,22 +77,22 @@ def test_timesteps_are_fractional_and_per_sample(pipeline, rng):
     assert_close(batch[:1], middle, rtol=0, atol=1e-5)
 
 
-def test_shapes_are_checked(pipeline):
-    net = DiffusersUNet(str(pipeline))
+def test_shapes_are_checked(diffusers_pipeline):
+    net = DiffusersUNet(str(diffusers_pipeline))
     for shape in ((1, 3, 8, 10), (1, 1, 8, 8), (3, 8, 8)):
         with pytest.raises(ValueError, match='must be .N, 3, H, W. with .* multiples of 4'):
             net(torch.zeros(shape), torch.zeros(1))
 
 
-def test_what_a_pipeline_says_of_its_training(pipeline):
-    net = DiffusersUNet(str(pipeline))
+def test_what_a_pipeline_says_of_its_training(diffusers_pipeline):
+    net = DiffusersUNet(str(diffusers_pipeline))
     expected = NoiseSchedule.cosine(500).alpha_bar
     assert torch.equal(net.trained_schedule.alpha_bar, expected)
     assert net.trained_prediction == 'v'
     # What diffusers computes in float32.
     from diffusers import DDPMScheduler
 
-    theirs = DDPMScheduler.from_pretrained(pipeline / 'scheduler').alphas_cumprod.double()
+    theirs = DDPMScheduler.from_pretrained(diffusers_pipeline / 'scheduler').alphas_cumprod.double()
     assert_close(net.trained_schedule.alpha_bar, theirs, rtol=1e-3, atol=1e-9)
 
 
@@ -147,9 +123,9 @@ def enhancer(folder, **diffusion):
     return DDNMEnhancer(block, diffusion={'num_steps': 4} | diffusion)
 
 
-def test_the_enhancer_takes_schedule_and_prediction_from_the_folder(pipeline, rng):
+def test_the_enhancer_takes_schedule_and_prediction_from_the_folder(diffusers_pipeline, rng):
     lq = torch.rand(2, 3, 3, 5, generator=rng)
-    found = enhancer(pipeline)
+    found = enhancer(diffusers_pipeline)
     assert found.prediction == 'v' and found.is_pretrained
     table = NoiseSchedule.cosine(500).timesteps_at(found.schedule.alpha_bar)
     assert torch.equal(found.denoiser_timesteps, table.float())
@@ -157,9 +133,9 @@ def test_the_enhancer_takes_schedule_and_prediction_from_the_folder(pipeline, rn
     assert found.residual(de, lq)['unclamped'] < 1e-4
     # Saying the same is no contradiction; on a folder without a scheduler it is needed.
     said = {'prediction': 'v', 'denoiser_schedule': {'type': 'cosine', 'num_train_steps': 500}}
-    for folder in (pipeline, pipeline / 'unet'):
+    for folder in (diffusers_pipeline, diffusers_pipeline / 'unet'):
         assert torch.equal(enhancer(folder, **said).enhance(lq), de)
-    assert not torch.equal(enhancer(pipeline / 'unet').enhance(lq), de)
+    assert not torch.equal(enhancer(diffusers_pipeline / 'unet').enhance(lq), de)
 
 
 @pytest.mark.parametrize(
@@ -171,17 +147,15 @@ def test_the_enhancer_takes_schedule_and_prediction_from_the_folder(pipeline, rn
     ],
     ids=str,
 )
-def test_a_contradiction_is_refused(pipeline, diffusion):
+def test_a_contradiction_is_refused(diffusers_pipeline, diffusion):
     key = next(iter(diffusion))
     with pytest.raises(ValueError, match=f'network_e:diffusion:{key} is not what .*v, alpha_bar'):
-        enhancer(pipeline, **diffusion)
+        enhancer(diffusers_pipeline, **diffusion)
 
 
-def test_weights_twice_are_refused(pipeline):
-    found = enhancer(pipeline)
-    with pytest.raises(
-        ValueError, match='pretrain_network_e is w.pth, but .*DiffusersUNet.*Remove'
-    ):
+def test_weights_twice_are_refused(diffusers_pipeline):
+    found = enhancer(diffusers_pipeline)
+    with pytest.raises(ValueError, match='network_e is w.pth, but .*DiffusersUNet.*Remove'):
         found.load_denoiser('w.pth')
 
 
@@ -279,10 +253,9 @@ def test_damaged_weights(copied):
 
     weights = copied / 'unet/diffusion_pytorch_model.safetensors'
     state = load_file(weights)
+    rest = {key: value for key, value in state.items() if key != 'conv_in.bias'}
     spoilt = {
-        r'1 missing weights \(conv_in.bias\)': {
-            k: v for k, v in state.items() if k != 'conv_in.bias'
-        },
+        r'1 missing weights \(conv_in.bias\)': rest,
         r'1 unexpected weights \(extra\)': state | {'extra': torch.zeros(1)},
         'diffusers cannot load it': state | {'conv_in.bias': torch.zeros(3)},
         r'conv_in.bias has values that are no numbers': state
