@@ -20,12 +20,11 @@ from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.strategies import STRATEGIES, sample_any_size
-from defsr.diffusion.windows import CanvasNoise
+from defsr.diffusion.windows import CanvasNoise, content_key
 from defsr.ops.padding import pad_reflect
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
 from defsr.utils.levels import round_to_8_bit
-from defsr.utils.seeding import content_key
 from defsr.utils.weights import check_same_layout, read_weights
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
@@ -175,6 +174,7 @@ class DDNMEnhancer(Enhancer):
     ) -> None:
         super().__init__(scale, degradation)
         self.runtime = DenoiserRuntime(precision, channels_last, compile)
+        self.precision, self.channels_last = precision, channels_last
         given = dict(diffusion or {})
         check_keys('network_e:diffusion', given, DIFFUSION)
         opt = DIFFUSION | given

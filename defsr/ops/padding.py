@@ -1,4 +1,4 @@
-"""Padding to sizes that a network takes."""
+"""Images of any size for networks that want multiples."""
 
 from __future__ import annotations
 

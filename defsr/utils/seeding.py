@@ -7,22 +7,12 @@ import random
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from defsr.utils.levels import levels_of
 
 
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2^63) that depends on all ``parts`` and on their order, the same everywhere."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'big') >> 1
-
-
-def content_key(seed: int, image: Tensor) -> int:
-    """A number that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
-    levels = levels_of(image).to('cpu', torch.uint8).contiguous()
-    content = hashlib.sha256(levels.numpy().tobytes()).hexdigest()
-    return derive_seed(seed, *levels.shape, content)
 
 
 def seed_generators(*parts: int | str) -> None:

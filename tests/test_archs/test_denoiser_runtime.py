@@ -67,6 +67,7 @@ def test_channels_last_agrees_to_rounding(denoiser, rng):
     de = plain.enhance(lq)
     assert_close(last.enhance(lq), de, rtol=0, atol=1e-4)
     assert de.std() > 0.1
+    assert (last.precision, last.channels_last, plain.channels_last) == ('fp32', True, False)
     assert last.state_dict().keys() == plain.state_dict().keys()
     for key, value in last.state_dict().items():
         assert torch.equal(value, plain.state_dict()[key])

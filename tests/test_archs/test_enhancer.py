@@ -14,9 +14,8 @@ from torch.testing import assert_close
 from defsr.archs.enhancer_arch import BicubicEnhancer, DDNMEnhancer
 from defsr.diffusion import NoiseSchedule, ddnm_sample, from_signed, to_signed
 from defsr.diffusion.strategies import STRATEGIES
-from defsr.diffusion.windows import CanvasNoise, Window
+from defsr.diffusion.windows import CanvasNoise, Window, content_key
 from defsr.ops import upsample_bicubic
-from defsr.utils.seeding import content_key
 
 # Stride 32, as the published model has: at scale 4 the LR is padded to multiples of 8.
 DENOISER = {

@@ -1,3 +1,5 @@
+"""Padding by reflection, also beyond the image's own size."""
+
 from __future__ import annotations
 
 import numpy as np
