@@ -2,6 +2,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+DIFFUSERS = ['diffusers', 'safetensors']
+
 setup(
     name='defsr',
     version='0.2.0',
@@ -24,8 +26,9 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['pytest', 'pytest-timeout', 'ruff', 'h5py'],
+        'dev': ['pytest', 'pytest-timeout', 'ruff', 'h5py', *DIFFUSERS],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
+        'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
     },
     entry_points={
         'console_scripts': [

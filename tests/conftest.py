@@ -53,3 +53,28 @@ def workspace(tmp_path, stereo) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             save_image(image[window], folder / f'{i}.png')
     return tmp_path
+
+
+@pytest.fixture(scope='session')
+def diffusers_pipeline(tmp_path_factory) -> Path:
+    """A pipeline folder as diffusers writes it: stride 4, six channels out, v, cosine."""
+    diffusers = pytest.importorskip('diffusers')
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        unet = diffusers.UNet2DModel(
+            sample_size=16,
+            out_channels=6,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
+            up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+            norm_num_groups=4,
+        )
+    scheduler = diffusers.DDPMScheduler(
+        num_train_timesteps=500,
+        beta_schedule='squaredcos_cap_v2',
+        prediction_type='v_prediction',
+    )
+    folder = tmp_path_factory.mktemp('diffusers') / 'pipeline'
+    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(folder)
+    return folder

@@ -120,6 +120,12 @@ def build(workspace: Workspace) -> None:
     build_network(workspace.opt['network_t'])
 
 
+def enhance(workspace: Workspace) -> None:
+    """The enhancer on a small image, on the CPU."""
+    check(workspace)
+    build_network(workspace.opt['network_e'])(torch.zeros(1, 3, 4, 4))
+
+
 def run_tool(main: Callable[[], None], *arguments: str) -> Callable[[Workspace], None]:
     """A tool's own function behind its command line."""
 
@@ -206,6 +212,10 @@ OPTION_FILES = [
 
 # -- options -------------------------------------------------------------------------------------
 
+SMALL_DENOISER = {'type': 'ADMUNet', 'image_size': 32, 'num_feat': 32, 'num_res_block': 1,
+                  'channel_mult': [1], 'attention_resolutions': [],
+                  'num_head_channels': 32}  # fmt: skip
+DDNM = {'type': 'DDNMEnhancer', 'denoiser': SMALL_DENOISER}
 OPTIONS = [
     *(option(name, ABSENT, f'{name} is missing.') for name in (
         'name', 'model_type', 'num_gpu', 'scale', 'datasets', 'datasets:train', 'path', 'network_g',
@@ -251,6 +261,15 @@ OPTIONS = [
     option('network_g:aggregator:num_block', 4,
            'network_g:aggregator:num_block is 4, but must be a list, such as (16, 16, 8, 4).'),
     option('network_e:denoiser', {'type': 'ADMUNet'}, 'Unknown option `network_e:denoiser`.'),
+    option('network_e', DDNM | {'precision': 'half'},
+           "network_e:precision is 'half', but must be one of ['fp32', 'fp16', 'bf16'].",
+           '`network_e:precision: half`', build),
+    option('network_e', DDNM | {'precision': 'fp16'},
+           'network_e:precision is fp16, but the denoiser runs on the CPU, where that is slower '
+           'than fp32. Set fp32', '`network_e:precision: fp16` on the CPU', enhance),
+    option('network_e', DDNM | {'channels_last': 'yes'},
+           "network_e:channels_last is 'yes', but must be true or false, such as True.",
+           '`network_e:channels_last: yes` as a text'),
     option('network_t:weights', 'vgg.pth', 'network_t:weights is vgg.pth, which does not exist.'),
     option('path:pretrain_network_g', 'w.pth',
            'path:pretrain_network_g is w.pth, which does not exist. Tried: w.pth, …'),
@@ -324,11 +343,25 @@ def weights(content: object, keep: float = 1) -> Callable[[Workspace], object]:
 
 def denoiser(workspace: Workspace) -> None:
     """Weights of something else for the enhancer."""
-    small = {'type': 'ADMUNet', 'image_size': 32, 'num_feat': 32, 'num_res_block': 1,
-             'channel_mult': [1], 'attention_resolutions': [], 'num_head_channels': 32}  # fmt: skip
-    workspace.set('network_e', {'type': 'DDNMEnhancer', 'denoiser': small})
+    workspace.set('network_e', DDNM)
     workspace.set('path:pretrain_network_e', 'w.pth')
     torch.save({'conv.weight': torch.ones(1)}, workspace.folder / 'w.pth')
+
+
+def diffusers(**files: str) -> Callable[[Workspace], object]:
+    """A denoiser of diffusers in the folder ``unet``, of which some files are changed."""
+    good = {'config.json': '{"_class_name": "UNet2DModel", "block_out_channels": [8]}',
+            'diffusion_pytorch_model.safetensors': ''}  # fmt: skip
+
+    def spoil(workspace: Workspace) -> None:
+        workspace.set('network_e', DDNM | {'denoiser': {'type': 'DiffusersUNet', 'folder': 'unet'}})
+        if files:
+            (workspace.folder / 'unet').mkdir()
+        for name, content in (good | files if files else {}).items():
+            if content is not ABSENT:
+                (workspace.folder / 'unet' / name).write_text(content)
+
+    return spoil
 
 
 def trunk(workspace: Workspace) -> None:
@@ -337,6 +370,7 @@ def trunk(workspace: Workspace) -> None:
     torch.save({'conv.weight': torch.ones(1)}, workspace.folder / 'w.pth')
 
 
+FOLDER = 'network_e:denoiser:folder'
 PLAIN = '--weights is w.pth, which is no PyTorch file of plain tensors: '
 WEIGHTS = [
     Case('weights that are not there', lambda w: w.arguments.extend(['--weights', 'w.pth']),
@@ -356,6 +390,27 @@ WEIGHTS = [
     Case("another network's weights for the denoiser", denoiser,
          'path:pretrain_network_e is w.pth, which is of another architecture than '
          'network_e:denoiser: … missing (…); 1 unexpected (conv.weight).', build),
+    Case('denoiser in a folder that is not there', diffusers(),
+         f'{FOLDER} is unet, which is not an existing folder. Download the model first', build),
+    Case('denoiser of diffusers as a pickle',
+         diffusers(**{'diffusion_pytorch_model.safetensors': ABSENT, 'x.bin': 'x'}),
+         f'{FOLDER}: unet cannot be used: it has no diffusion_pytorch_model.safetensors, and '
+         'pickles (.bin) are not read.', build),
+    Case('denoiser of diffusers that wants a text',
+         diffusers(**{'config.json': '{"_class_name": "UNet2DConditionModel"}'}),
+         f"{FOLDER}: unet cannot be used: _class_name is 'UNet2DConditionModel' in its "
+         'config.json, but only unconditional models in pixel space fit.', build),
+    Case('denoiser of diffusers with four channels',
+         diffusers(**{'config.json': '{"_class_name": "UNet2DModel", "in_channels": 4}'}),
+         f'{FOLDER}: unet cannot be used: in_channels is 4 in its config.json, but x_t is RGB.',
+         build),
+    Case('denoiser of diffusers on latents',
+         diffusers(**{'model_index.json': '{"vqvae": ["diffusers", "VQModel"]}'}),
+         f'{FOLDER}: unet cannot be used: its model works on the latents of a vqvae.', build),
+    Case('denoiser of diffusers with an unknown schedule',
+         diffusers(**{'scheduler_config.json': '{"beta_schedule": "sigmoid"}'}),
+         f"{FOLDER}: unet/scheduler_config.json cannot be used: beta_schedule is 'sigmoid', not "
+         'linear or squaredcos_cap_v2.', build),
     Case("another network's weights for the extractor", trunk,
          'The weights are no VGG trunk: expected …', build),
 ]  # fmt: skip

@@ -13,7 +13,10 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 
 from defsr.archs.pipeline import MATCH_KEYS
 from defsr.data.triplet_options import TripletOptions
+from defsr.diffusion.schedule import ADM_SCHEDULE
 from defsr.models.def_model import TRAIN_KEYS, VAL_KEYS
+from defsr.models.diffusion_model import TRAIN_KEYS as DIFFUSION_TRAIN_KEYS
+from defsr.models.diffusion_model import VAL_KEYS as DIFFUSION_VAL_KEYS
 from defsr.models.safe_training import SAFE_TRAIN_KEYS
 from defsr.utils.checks import check_keys
 from defsr.utils.options import load_options
@@ -22,7 +25,7 @@ from defsr.utils.paths import REPOSITORY
 FOLDER = REPOSITORY / 'options'
 FILES = sorted(FOLDER.rglob('*.yml'))
 EXPERIMENTS = [path for path in FILES if path.name != 'upscale.yml']
-ANNOTATED = [FOLDER / 'train_DEF_x4.yml', FOLDER / 'test_DEF.yml']
+ANNOTATED = [FOLDER / name for name in ('train_DEF_x4.yml', 'test_DEF.yml', 'train_prior_256.yml')]
 # BasicSR's words, explained in its own documentation.
 TINY_DENOISER = {
     'type': 'ADMUNet',
@@ -94,6 +97,10 @@ def test_networks_are_built(path):
             with torch.device('meta'):
                 build_network(block['denoiser'])
             block['denoiser'] = TINY_DENOISER
+        if block['type'] == 'ADMUNet':
+            with torch.device('meta'):
+                assert isinstance(build_network(block), torch.nn.Module)
+            continue
         assert isinstance(build_network(block), torch.nn.Module)
 
 
@@ -123,6 +130,33 @@ def test_the_papers_settings():
     assert train['gan_opt']['loss_weight'] == 1e-4
     names = [block['name'] for block in load_options(ANNOTATED[1])['datasets'].values()]
     assert names == ['CUFED5', 'WR-SR', 'Urban100', 'Manga109', 'Sun80']
+
+
+def test_the_prior_of_the_papers_scale_is_adms():
+    """Layout, schedule and training of 256x256_diffusion_uncond, but for the variance head."""
+    opt = load_options(FOLDER / 'train_prior_256.yml')
+    train, block = opt['train'], opt['network_g']
+    with torch.device('meta'):
+        net = build_network(block)
+        published = build_network({'type': 'ADMUNet'}).state_dict()
+    state = net.state_dict()
+    assert state.keys() == published.keys()
+    differing = {key for key in state if state[key].shape != published[key].shape}
+    assert differing == {'out.2.weight', 'out.2.bias'} and len(state['out.2.bias']) == 3
+    for phase in ('train', 'val'):
+        assert opt['datasets'][phase]['gt_size'] == block['image_size'] == 256
+        assert opt['datasets'][phase]['gt_size'] % net.stride == 0
+    assert (train['prediction'], train['ema_decay'], train['precision']) == ('eps', 0.9999, 'bf16')
+    assert train['schedule'] == ADM_SCHEDULE
+    assert train['channels_last'] is True
+    assert train['optim_g'] == {
+        'type': 'Adam',
+        'lr': 1e-4,
+        'weight_decay': 0,
+        'betas': [0.9, 0.999],
+    }
+    check_keys('train', train, DIFFUSION_TRAIN_KEYS + SAFE_TRAIN_KEYS)
+    check_keys('val', opt['val'], DIFFUSION_VAL_KEYS)
 
 
 ROWS = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +12,19 @@ import torch.nn as nn
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
+from defsr.archs.denoiser_runtime import DenoiserRuntime, Precision
+from defsr.archs.denoisers import as_trained, build_denoiser, is_pretrained
 from defsr.diffusion.operators import BicubicDownsample
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.strategies import STRATEGIES, sample_any_size
-from defsr.diffusion.windows import CanvasNoise
+from defsr.diffusion.windows import CanvasNoise, content_key
+from defsr.ops.padding import pad_reflect
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
-from defsr.utils.levels import levels_of, round_to_8_bit
-from defsr.utils.seeding import derive_seed
+from defsr.utils.levels import round_to_8_bit
 from defsr.utils.weights import check_same_layout, read_weights
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
@@ -137,10 +137,10 @@ class DDNMEnhancer(Enhancer):
             rule: ``ddnm``, ``ddim`` or ``ddpm``, see ``defsr.diffusion.ddnm_sample``.
             schedule: to sample with; beta_start, beta_end, num_train_steps of a linear one, or
                 ``type: cosine`` and num_train_steps. Default: linear, 1e-6, 1e-2, 1000, as in DEF.
-            denoiser_schedule: the same of the denoiser's training. Default: linear, 1e-4, 2e-2,
-                1000.
+            denoiser_schedule: the same of the denoiser's training. Default: what the denoiser
+                says of it (``DiffusersUNet``), else linear, 1e-4, 2e-2, 1000.
             prediction: what the denoiser was trained to answer, ``eps``, ``v`` or ``x0``.
-                Default: ``eps``.
+                Default: what the denoiser says, else ``eps``.
             strategy: for images larger than ``tile``: ``full``, ``blend``, ``replace`` or
                 ``mask_shift``, see ``defsr.diffusion.strategies``. Default: ``full``.
             tile: side of a window in HR pixels, a multiple of the denoiser's stride. Default: 256.
@@ -148,9 +148,15 @@ class DDNMEnhancer(Enhancer):
             windows_per_batch: for ``blend``, windows in one call of the denoiser. Default: 8.
             seed: of the noise, >= 0. Default: 0.
         degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
+        precision (str): of the denoiser: ``fp32``, ``fp16`` (GPU only) or ``bf16``. The sampler
+            computes in float32. Default: ``fp32``.
+        channels_last (bool): memory layout in the denoiser, see ``DenoiserRuntime``; on a CPU
+            never slower. Default: True.
+        compile (bool): compile the denoiser at its first call. Default: False.
 
     Raises:
-        ValueError: for unknown or missing options and for values out of range.
+        ValueError: for unknown or missing options, for values out of range, and for what
+            contradicts the denoiser's own word on its training.
     """
 
     costly = True
@@ -161,8 +167,14 @@ class DDNMEnhancer(Enhancer):
         scale: int = 4,
         diffusion: Mapping[str, object] | None = None,
         degradation: Literal['matlab', 'pil'] = 'matlab',
+        *,
+        precision: Precision = 'fp32',
+        channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__(scale, degradation)
+        self.runtime = DenoiserRuntime(precision, channels_last, compile)
+        self.precision, self.channels_last = precision, channels_last
         given = dict(diffusion or {})
         check_keys('network_e:diffusion', given, DIFFUSION)
         opt = DIFFUSION | given
@@ -189,11 +201,17 @@ class DDNMEnhancer(Enhancer):
         )
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
-        self.denoiser = _build_denoiser(denoiser).requires_grad_(False)
+        self.denoiser = self.runtime.arrange(build_denoiser(denoiser).requires_grad_(False))
+        trained, self.prediction = as_trained(self.denoiser, trained, self.prediction, given)
         self._check_tile()
         timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
         self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
         self.eval()
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the denoiser brought its weights along, so that none are to be loaded."""
+        return is_pretrained(self.denoiser)
 
     def _check_tile(self) -> None:
         tile = self.division['side']
@@ -255,9 +273,15 @@ class DDNMEnhancer(Enhancer):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it holds no state dict, or that of another architecture.
+            ValueError: if it holds no state dict, or that of another architecture, and if the
+                denoiser has weights already.
         """
         option = 'path:pretrain_network_e'
+        if self.is_pretrained:
+            raise ValueError(
+                f'{option} is {path}, but network_e:denoiser ({type(self.denoiser).__name__}) '
+                'has its weights already. Remove the option.'
+            )
         state = read_weights(path, option=option, param_key=param_key)
         wanted = self.denoiser.state_dict()
         check_same_layout(path, state, wanted, option=option, network='network_e:denoiser')
@@ -267,42 +291,9 @@ class DDNMEnhancer(Enhancer):
         """Ask the denoiser in its own timesteps and dtype; its answer as eps."""
         dtype = next((p.dtype for p in self.denoiser.parameters()), x_t.dtype)
         steps = t.long()
-        answer = self.denoiser(x_t.to(dtype), self.denoiser_timesteps[steps]).to(x_t.dtype)
+        own_steps = self.denoiser_timesteps[steps]
+        answer = self.runtime(self.denoiser, x_t.to(dtype), own_steps).to(x_t.dtype)
         if self.prediction == 'eps':
             return answer
         alpha_bar = self.schedule.alpha_bar.to(x_t.device)[steps].view(-1, 1, 1, 1).to(x_t)
         return eps_from(self.prediction, answer[:, : x_t.shape[1]], x_t, alpha_bar)
-
-
-def pad_reflect(x: Tensor, multiple: int) -> Tensor:
-    """Pad bottom and right by reflection (edge not repeated) up to a multiple.
-
-    The reflection goes back and forth where the pad is larger than the image.
-
-    Args:
-        x: (..., H, W).
-        multiple: both sides of the result are multiples of it, >= 1.
-    """
-    for dim in (-2, -1):
-        length = x.shape[dim]
-        target = math.ceil(length / multiple) * multiple
-        period = max(2 * (length - 1), 1)
-        index = torch.arange(target, device=x.device) % period
-        x = x.index_select(dim, torch.where(index < length, index, period - index))
-    return x
-
-
-def content_key(seed: int, image: Tensor) -> int:
-    """A number that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
-    levels = levels_of(image).to('cpu', torch.uint8).contiguous()
-    content = hashlib.sha256(levels.numpy().tobytes()).hexdigest()
-    return derive_seed(seed, *levels.shape, content)
-
-
-def _build_denoiser(block: Mapping[str, object]) -> nn.Module:
-    if not isinstance(block, Mapping) or 'type' not in block:
-        raise ValueError('network_e:denoiser has no `type`; name an arch, such as ADMUNet.')
-    opt = dict(deepcopy(block))
-    name = opt.pop('type')
-    check_choice('network_e:denoiser:type', name, [known for known, _ in ARCH_REGISTRY])
-    return ARCH_REGISTRY.get(name)(**opt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from defsr.utils.checks import check_above, check_between
+from defsr.utils.levels import levels_of
 from defsr.utils.seeding import derive_seed
 
 BLOCK = 64  # side of the blocks in which noise is drawn
@@ -155,3 +157,10 @@ class CanvasNoise:
         seed = derive_seed('noise', key, number, row, column)
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.num_ch, BLOCK, BLOCK, generator=generator)
+
+
+def content_key(seed: int, image: Tensor) -> int:
+    """A number that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
+    levels = levels_of(image).to('cpu', torch.uint8).contiguous()
+    content = hashlib.sha256(levels.numpy().tobytes()).hexdigest()
+    return derive_seed(seed, *levels.shape, content)

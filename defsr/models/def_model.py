@@ -69,7 +69,7 @@ class DEFModel(SRGANModel):
 
     def _load_denoiser(self, path: str | None) -> None:
         if path is None:
-            if self.net_e.costly:
+            if self.net_e.costly and not getattr(self.net_e, 'is_pretrained', False):
                 get_root_logger().warning(
                     'path:pretrain_network_e is not set: the denoiser is untrained.'
                 )

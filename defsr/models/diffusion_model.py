@@ -9,6 +9,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
+from defsr.archs.denoiser_runtime import DenoiserRuntime
 from defsr.data.shards import gather_rows
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import from_signed, to_signed
@@ -20,6 +21,7 @@ from defsr.utils.seeding import derive_seed
 TRAIN_KEYS = (
     'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass', 'ema_decay',
     'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma', 'levels',
+    'precision', 'channels_last',
 )  # fmt: skip
 LEVELS = ('timesteps', 'log_snr')
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'pbar', 'sigmas', 'metrics')
@@ -35,6 +37,11 @@ class DiffusionModel(SRModel):
     log(alpha_bar / (1 - alpha_bar)), which visits the clean levels far more often),
     ``min_snr_gamma`` (weight of the levels, absent: all alike). In ``val``: ``sigmas``, noise on
     the scale of 255 at which the PSNR of the denoised image is measured, as ``psnr_<sigma>``.
+
+    ``train:channels_last`` (default: false) changes the layout in memory alone. With
+    ``train:precision: bf16`` (default: ``fp32``) the network runs under autocast; weights, loss
+    and optimizer stay float32. fp16 is not offered: it needs a loss scaler, one more state in
+    every checkpoint, and bf16 has the range of float32.
     """
 
     def __init__(self, opt: dict) -> None:
@@ -56,10 +63,18 @@ class DiffusionModel(SRModel):
         if self.gamma is not None:
             check_above('train:min_snr_gamma', self.gamma, 0)
         self.sigmas = [check_above('val:sigmas', s, 0) for s in val_opt.get('sigmas', ())]
+        self.runtime = _runtime(train_opt)
+        self.memory_format = self.runtime.memory_format
         if val_opt:
             names = [f'psnr_{sigma:g}' for sigma in self.sigmas]
             opt = opt | {'val': val_opt | {'metrics': {name: {} for name in names}}}
         super().__init__(opt)
+
+    def init_training_settings(self) -> None:
+        """BasicSR's; the moving average in the memory format of what it averages."""
+        super().init_training_settings()
+        if self.ema_decay > 0:
+            self.runtime.arrange(self.net_g_ema)
 
     def feed_data(self, data: dict) -> None:
         """Take a batch of clean images ``gt`` (N,3,H,W) in [0, 1]."""
@@ -73,7 +88,7 @@ class DiffusionModel(SRModel):
         eps = torch.randn(x0.shape).to(x0)
         alpha_bar = self.schedule.alpha_bar_at(t).view(-1, 1, 1, 1).to(x0)
         x_t = diffuse(x0, eps, alpha_bar)
-        answer = self.net_g(x_t, t.to(x0))[:, :3]
+        answer = self.runtime(self.net_g, x_t, t.to(x0))[:, :3]
         target = target_of(self.prediction, x0, eps, alpha_bar)
         weight = None
         if self.gamma is not None:
@@ -104,7 +119,7 @@ class DiffusionModel(SRModel):
         x_t = diffuse(to_signed(gt), noise, alpha_bar)
         net_g = getattr(self, 'net_g_ema', self.net_g)
         net_g.eval()
-        answer = net_g(x_t, t.to(gt).expand(len(gt)))[:, :3]
+        answer = self.runtime(net_g, x_t, t.to(gt).expand(len(gt)))[:, :3]
         if net_g is self.net_g and self.is_train:
             net_g.train()
         return from_signed(x0_from(self.prediction, answer, x_t, alpha_bar)).clamp(0, 1)
@@ -129,3 +144,14 @@ class DiffusionModel(SRModel):
         for key, value in self.metric_results.items():
             self._update_best_metric_result(name, key, value, current_iter)
         self._log_validation_metric_values(current_iter, name, tb_logger)
+
+
+def _runtime(train_opt: dict) -> DenoiserRuntime:
+    """How the network is called, from ``train:precision`` and ``train:channels_last``."""
+    precision = train_opt.get('precision', 'fp32')
+    if precision == 'fp16':
+        raise ValueError(
+            'train:precision is fp16, which needs a loss scaler in every checkpoint. Set bf16, '
+            'which has the range of fp32, or fp32.'
+        )
+    return DenoiserRuntime(precision, train_opt.get('channels_last', False), where='train')

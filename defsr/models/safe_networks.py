@@ -21,16 +21,18 @@ class SafeNetworks(BaseModel):
     Attributes:
         checkpoints: where networks are written.
         written: the files of the checkpoint that is being written.
+        memory_format: of the weights of networks.
     """
 
     checkpoints: Checkpoints
     written: list[Path]
+    memory_format: torch.memory_format = torch.preserve_format
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, with DistributedDataParallel on the CPU as well."""
+        net = net.to(self.device, memory_format=self.memory_format)
         if not self.opt['dist']:
             return super().model_to_device(net)
-        net = net.to(self.device)
         devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
         find_unused = self.opt.get('find_unused_parameters', False)
         return DistributedDataParallel(net, device_ids=devices, find_unused_parameters=find_unused)

@@ -11,15 +11,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.testing import assert_close
 
-from defsr.archs.enhancer_arch import (
-    BicubicEnhancer,
-    DDNMEnhancer,
-    content_key,
-    pad_reflect,
-)
+from defsr.archs.enhancer_arch import BicubicEnhancer, DDNMEnhancer
 from defsr.diffusion import NoiseSchedule, ddnm_sample, from_signed, to_signed
 from defsr.diffusion.strategies import STRATEGIES
-from defsr.diffusion.windows import CanvasNoise, Window
+from defsr.diffusion.windows import CanvasNoise, Window, content_key
 from defsr.ops import upsample_bicubic
 
 # Stride 32, as the published model has: at scale 4 the LR is padded to multiples of 8.
@@ -195,16 +190,6 @@ def test_one_tiny_image_through_a_narrow_network(build, rng):
     assert bool(build()(lq).isfinite().all())
 
 
-def test_content_key(rng):
-    image = torch.rand(3, 4, 6, generator=rng)
-    levels = (image * 255).round() / 255
-    assert content_key(0, image) == content_key(0, levels)
-    assert content_key(0, image) == content_key(0, image.double())
-    assert content_key(0, image) != content_key(1, image)
-    assert content_key(0, image) != content_key(0, image.flip(-1))
-    assert content_key(0, torch.zeros(3, 4, 6)) != content_key(0, torch.zeros(3, 6, 4))
-
-
 @pytest.mark.parametrize('strategy', STRATEGIES)
 @pytest.mark.parametrize('size', [(9, 21), (24, 8)], ids=str)
 def test_every_strategy_degrades_to_the_input(strategy, size, rng):
@@ -224,14 +209,6 @@ def test_a_tile_must_fit_the_denoiser():
         DDNMEnhancer(DENOISER, diffusion=diffusion)
     with pytest.raises(ValueError, match='strategy is .mask-shift.*Did you mean `mask_shift`'):
         DDNMEnhancer(DENOISER, diffusion={'strategy': 'mask-shift'})
-
-
-@pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 8), (17, 9)], ids=str)
-def test_padding_is_numpy_reflect(size, rng):
-    x = torch.rand(2, 3, *size, generator=rng)
-    height, width = (-side % 8 for side in size)
-    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, height), (0, width)), mode='reflect')
-    assert torch.equal(pad_reflect(x, 8), torch.from_numpy(expected))
 
 
 def test_residual_of_each_form(rng):

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from defsr.diffusion.windows import BLOCK, CanvasNoise, Window, WindowedDenoiser, cover
+from defsr.diffusion.windows import (
+    BLOCK,
+    CanvasNoise,
+    Window,
+    WindowedDenoiser,
+    content_key,
+    cover,
+)
 
 
 @pytest.mark.parametrize('size', [(64, 64), (64, 200), (100, 68), (132, 260)], ids=str)
@@ -87,3 +94,13 @@ def test_noise_is_standard_normal_and_white():
     assert abs(noise.mean()) < 0.005 and noise.std().item() == pytest.approx(1, abs=0.005)
     assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.005
     assert abs((noise[:, BLOCK:] * noise[:, :-BLOCK]).mean()) < 0.005, 'blocks differ'
+
+
+def test_content_key(rng):
+    image = torch.rand(3, 4, 6, generator=rng)
+    levels = (image * 255).round() / 255
+    assert content_key(0, image) == content_key(0, levels)
+    assert content_key(0, image) == content_key(0, image.double())
+    assert content_key(0, image) != content_key(1, image)
+    assert content_key(0, image) != content_key(0, image.flip(-1))
+    assert content_key(0, torch.zeros(3, 4, 6)) != content_key(0, torch.zeros(3, 6, 4))

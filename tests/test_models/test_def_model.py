@@ -199,6 +199,23 @@ def test_diffusion_in_every_iteration_must_be_asked_for(opt):
     assert 'l_g_pix' in train(model, opt, 1, 1)[0]
 
 
+def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline, caplog):
+    """And without weights of its own there is a warning."""
+    complete = {'type': 'DiffusersUNet', 'folder': str(diffusers_pipeline)}
+    opt['train']['allow_online'] = True
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(caplog.handler)
+    for denoiser, number in ((complete, 0), (DENOISER, 1)):
+        block = {'type': 'DDNMEnhancer', 'denoiser': denoiser, 'diffusion': {'num_steps': 2}}
+        build_model(deepcopy(opt | {'network_e': block}))
+        assert caplog.text.count('pretrain_network_e is not set') == number
+    logger.removeHandler(caplog.handler)
+    opt['network_e'] = {'type': 'DDNMEnhancer', 'denoiser': complete}
+    opt['path']['pretrain_network_e'] = 'w.pth'
+    with pytest.raises(ValueError, match='pretrain_network_e is w.pth, but .*has its weights'):
+        build_model(deepcopy(opt))
+
+
 def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     for role in ('de', 'ref_de'):
         folder = 'gt' if role == 'de' else 'ref'

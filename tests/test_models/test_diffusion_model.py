@@ -5,9 +5,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny import adam, loader_of
+from tiny import adam, loader_of, weights
+from torch import distributed as dist
 
 from defsr.training_run import build_safe_model
+from defsr.utils.seeding import seed_generators
 
 
 @pytest.fixture
@@ -38,10 +40,17 @@ def opt(opt):
     }
 
 
-def losses_of(model, opt, number, batch=None):
+def seeded(opt):
+    """A model with the same weights each time; ``opt`` stays as it is."""
+    torch.manual_seed(20)
+    return build_safe_model(deepcopy(opt))
+
+
+def losses_of(model, opt, number, batch=None, first=1):
+    seed_generators('crops')
     batch = batch or next(iter(loader_of(opt, 'train')))
     losses = []
-    for current_iter in range(1, number + 1):
+    for current_iter in range(first, first + number):
         model.update_learning_rate(current_iter)
         model.feed_data(batch)
         model.optimize_parameters(current_iter)
@@ -81,6 +90,84 @@ def test_levels_drawn_evenly_in_log_snr(opt):
     share = (levels - low) / (high - low)
     quarters = torch.histc(share, 4, 0, 1) / len(share)
     torch.testing.assert_close(quarters, torch.full_like(quarters, 0.25), rtol=0, atol=0.02)
+
+
+def conv_weights(net):
+    """Those whose layout in memory can be told: kernels larger than 1x1."""
+    return [p for p in net.parameters() if p.ndim == 4 and p.shape[2] > 1 and p.shape[1] > 1]
+
+
+def is_channels_last(tensor):
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_last_trains_the_same_network(opt):
+    """The same sums in another order: a difference of rounding, also in Adam's steps."""
+    plain = seeded(opt)
+    expected = losses_of(plain, opt, 5)
+    opt['train'] |= {'channels_last': True}
+    model = seeded(opt)
+    for net in (model.net_g, model.net_g_ema):
+        assert all(is_channels_last(p) and not p.is_contiguous() for p in conv_weights(net))
+    seen = []
+    model.net_g.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    found = losses_of(model, opt, 5)
+    assert all(is_channels_last(x_t) for x_t in seen) and len(seen) == 5
+    assert found == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(weights(model.net_g), weights(plain.net_g), rtol=0, atol=1e-4)
+    assert model.denoise(model.gt, 25, torch.Generator().manual_seed(0)).shape == model.gt.shape
+
+
+def test_channels_last_goes_on_exactly(opt):
+    opt['train'] |= {'channels_last': True}
+    whole = seeded(opt)
+    losses_of(whole, opt, 4)
+    half = seeded(opt)
+    losses_of(half, opt, 2)
+    half.save(0, 2)
+    again = deepcopy(opt)
+    again['path']['pretrain_network_g'] = f'{opt["path"]["models"]}/net_g_2.pth'
+    resumed = build_safe_model(again)
+    state = torch.load(f'{opt["path"]["training_states"]}/2.state', weights_only=True)
+    resumed.resume_training(state)
+    losses_of(resumed, opt, 2, first=3)
+    assert torch.equal(weights(resumed.net_g), weights(whole.net_g))
+    assert torch.equal(weights(resumed.net_g_ema), weights(whole.net_g_ema))
+    assert all(is_channels_last(p) for p in conv_weights(resumed.net_g))
+
+
+@pytest.fixture
+def one_process_group(tmp_path):
+    """A distributed run of one process."""
+    dist.init_process_group('gloo', f'file://{tmp_path / "group"}', rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_channels_last_before_the_gradients_are_bucketed(opt, one_process_group, recwarn):
+    """DistributedDataParallel wants the strides of the weights as it first saw them."""
+    opt['train'] |= {'channels_last': True}
+    model = build_safe_model(opt | {'dist': True})
+    assert isinstance(model.net_g, torch.nn.parallel.DistributedDataParallel)
+    assert all(is_channels_last(p) for p in conv_weights(model.net_g.module))
+    losses_of(model, opt, 2)
+    assert not [w for w in recwarn if 'strides' in str(w.message)]
+
+
+def test_bf16_is_for_the_network_alone(opt):
+    """Answers of 8 bits; loss, gradients, weights and moments stay float32."""
+    expected = losses_of(seeded(opt), opt, 2)
+    opt['train'] |= {'precision': 'bf16'}
+    model = seeded(opt)
+    seen = []
+    model.net_g.register_forward_hook(lambda net, args, answer: seen.append(answer.dtype))
+    model.cri_pix.register_forward_pre_hook(lambda cri, args: seen.append(args[0].dtype))
+    found = losses_of(model, opt, 2)
+    assert seen == [torch.bfloat16, torch.float32] * 2
+    assert found != expected and found == pytest.approx(expected, rel=2e-2)
+    kept = [*model.net_g.parameters(), *(p.grad for p in model.net_g.parameters())]
+    kept += [state['exp_avg'] for state in model.optimizer_g.state.values()]
+    assert {x.dtype for x in kept} == {torch.float32}
 
 
 class PerfectDenoiser(torch.nn.Module):
@@ -127,6 +214,9 @@ def test_validation_has_the_same_noise_each_time(opt):
         (lambda o: o['train'].update(min_alpha_bar=1), 'above every level'),
         (lambda o: o['train'].update(min_snr_gamma=0), 'min_snr_gamma is 0'),
         (lambda o: o['train'].update(levels='snr'), "train:levels is 'snr'"),
+        (lambda o: o['train'].update(precision='fp16'), 'needs a loss scaler.*Set bf16'),
+        (lambda o: o['train'].update(precision='half'), "train:precision is 'half'"),
+        (lambda o: o['train'].update(channels_last=1.5), 'train:channels_last is 1.5'),
         (lambda o: o['val'].update(sigmas=[0]), 'val:sigmas'),
         (lambda o: o['train'].update(schedule={'type': 'cos'}), 'train:schedule:type is .cos.'),
     ],

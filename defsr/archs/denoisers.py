@@ -1,0 +1,73 @@
+"""Building a denoiser from its option block, and what it knows about its own training.
+
+A denoiser is any registered arch ``(x_t, t) -> answer``. It may have these attributes:
+``stride``, both sides of x_t must be multiples of it (default: 1); and, if it brings its weights
+along, ``is_pretrained`` (true), ``trained_schedule`` (a ``NoiseSchedule``) and
+``trained_prediction`` (``eps``, ``v`` or ``x0``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from defsr.diffusion.predictions import Prediction
+from defsr.diffusion.schedule import NoiseSchedule
+from defsr.utils.checks import check_choice
+
+
+def build_denoiser(block: Mapping[str, object]) -> nn.Module:
+    """The network of a block ``network_e:denoiser``: ``type`` and arguments. ValueError if not."""
+    if not isinstance(block, Mapping) or 'type' not in block:
+        raise ValueError('network_e:denoiser has no `type`; name an arch, such as ADMUNet.')
+    opt = dict(deepcopy(block))
+    name = opt.pop('type')
+    check_choice('network_e:denoiser:type', name, [known for known, _ in ARCH_REGISTRY])
+    return ARCH_REGISTRY.get(name)(**opt)
+
+
+def is_pretrained(denoiser: nn.Module) -> bool:
+    """Whether it has trained weights from its own arguments on."""
+    return getattr(denoiser, 'is_pretrained', False)
+
+
+def as_trained(
+    denoiser: nn.Module, schedule: NoiseSchedule, prediction: Prediction, given: Collection[str]
+) -> tuple[NoiseSchedule, Prediction]:
+    """The schedule and the prediction that a denoiser was trained with: its word, else ours.
+
+    Args:
+        denoiser: see the head of this module.
+        schedule, prediction: of the options, or their defaults.
+        given: the keys of ``network_e:diffusion`` that the user set.
+
+    Raises:
+        ValueError: if the user set something else than the denoiser says.
+    """
+    own_schedule = getattr(denoiser, 'trained_schedule', None) or schedule
+    own_prediction = getattr(denoiser, 'trained_prediction', None) or prediction
+    contradicted = [
+        key
+        for key, same in (
+            ('denoiser_schedule', _same(own_schedule, schedule)),
+            ('prediction', own_prediction == prediction),
+        )
+        if key in given and not same
+    ]
+    if contradicted:
+        raise ValueError(
+            f'network_e:diffusion:{contradicted[0]} is not what network_e:denoiser says of its '
+            f'own training ({own_prediction}, alpha_bar {own_schedule.alpha_bar[0]:.6f} .. '
+            f'{own_schedule.alpha_bar[-1]:.3g} in {own_schedule.num_train_steps} steps). '
+            'Remove the option.'
+        )
+    return own_schedule, own_prediction
+
+
+def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    same_length = one.num_train_steps == other.num_train_steps
+    return same_length and torch.allclose(one.alpha_bar, other.alpha_bar, rtol=1e-4, atol=0)

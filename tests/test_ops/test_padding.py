@@ -1,0 +1,17 @@
+"""Padding by reflection, also beyond the image's own size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from defsr.ops.padding import pad_reflect
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 8), (17, 9)], ids=str)
+def test_padding_is_numpy_reflect(size, rng):
+    x = torch.rand(2, 3, *size, generator=rng)
+    height, width = (-side % 8 for side in size)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, height), (0, width)), mode='reflect')
+    assert torch.equal(pad_reflect(x, 8), torch.from_numpy(expected))
