@@ -69,7 +69,7 @@ class LinearOperator(ABC):
                 f'y is {tuple(y.shape)}, but x of shape {tuple(x.shape)} degrades to '
                 f'{tuple(degraded.shape)} under {self!r}.'
             )
-        return x - self.A_pinv(degraded - y)
+        return self.A_pinv(degraded - y).neg_().add_(x)
 
 
 class SeparableDownsample(LinearOperator):

@@ -138,6 +138,7 @@ def ddnm_sample(
         if t_next > t:
             x_t = diffuse(x0, draw(), alpha_bar_next)
             continue
+        x0 = x0_hat = eps = None  # the denoiser needs x_t and the memory
         eps = _predict_noise(denoiser, x_t, t)
         x0 = predict_x0(x_t, eps, alpha_bar)
         if singular is not None:

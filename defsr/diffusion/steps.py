@@ -16,7 +16,7 @@ from defsr.diffusion.operators import LinearOperator
 
 def predict_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
     """``x_{0|t}``, the clean image behind ``x_t`` if ``eps`` is its noise (DDNM Eq. 12)."""
-    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+    return torch.sub(x_t, eps, alpha=(1 - alpha_bar) ** 0.5).div_(alpha_bar**0.5)
 
 
 def diffuse(x0: Tensor, noise: Tensor, alpha_bar: float | Tensor) -> Tensor:
@@ -35,8 +35,9 @@ def renoise(
     The paper takes DDPM's posterior; we follow the published code, whose noise is a mixture of
     a fresh and of the predicted one with shares eta and sqrt(1 - eta^2).
     """
-    mixed = eta * noise + (1 - eta**2) ** 0.5 * eps
-    return alpha_bar_next**0.5 * x0_hat + (1 - alpha_bar_next) ** 0.5 * mixed
+    sigma_t = (1 - alpha_bar_next) ** 0.5
+    x_next = alpha_bar_next**0.5 * x0_hat
+    return x_next.add_(noise, alpha=sigma_t * eta).add_(eps, alpha=sigma_t * (1 - eta**2) ** 0.5)
 
 
 def noisy_shares(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class WindowedDenoiser:
                 window.cut(total[n]).add_(answer * weight)
                 if n == 0:
                     window.cut(share).add_(weight)
-        return total / share
+        return total.div_(share)
 
     def _weight(self, like: Tensor) -> Tensor:
         rows, columns = (self._ramp(length).to(like) for length in like.shape[-2:])
@@ -133,18 +134,17 @@ class CanvasNoise:
         """Draw ``number`` (0, 1, ...) at a window: (N, num_ch, h, w)."""
         rows = range(window.top // BLOCK, -(-window.bottom // BLOCK))
         columns = range(window.left // BLOCK, -(-window.right // BLOCK))
-        samples = []
-        for key in self.keys:
-            lines = [
-                torch.cat([self._block(key, number, row, column) for column in columns], dim=-1)
-                for row in rows
-            ]
-            samples.append(torch.cat(lines, dim=-2))
-        top, left = rows[0] * BLOCK, columns[0] * BLOCK
-        inside = Window(
-            window.top - top, window.bottom - top, window.left - left, window.right - left
-        )
-        return inside.cut(torch.stack(samples)).contiguous()
+        height, width = window.bottom - window.top, window.right - window.left
+        left = window.left - columns[0] * BLOCK
+        drawn = torch.empty(len(self.keys), self.num_ch, height, width)
+        for (n, key), row in product(enumerate(self.keys), rows):
+            # One line of blocks at a time, so that no second image is needed.
+            line = torch.cat([self._block(key, number, row, column) for column in columns], dim=-1)
+            start, end = row * BLOCK, (row + 1) * BLOCK
+            top, bottom = max(start, window.top), min(end, window.bottom)
+            part = line[:, top - start : bottom - start, left : left + width]
+            drawn[n, :, top - window.top : bottom - window.top] = part
+        return drawn
 
     def stream(self, window: Window) -> Iterator[Tensor]:
         """All draws at a window, one after the other, without end."""
