@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from memory import TensorBytes
 
 from defsr.archs.unshuffle_unet_arch import UnshuffleUNet
 from defsr.diffusion import BicubicDownsample, NoiseSchedule
 from defsr.diffusion.strategies import STRATEGIES, sample_any_size
 from defsr.diffusion.windows import CanvasNoise
-from tests.memory import TensorBytes
 
 SCHEDULE = NoiseSchedule.linear(1e-6, 1e-2)
 SIZE = (192, 256)

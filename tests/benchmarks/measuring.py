@@ -1,0 +1,166 @@
+"""What the benchmarks share: the small prior, photographs, turns, memory, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
+import cv2
+import torch
+from basicsr.archs import build_network
+from torch import Tensor, nn
+
+from defsr.archs.enhancer_arch import DDNMEnhancer
+from defsr.utils.options import load_options
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRIOR = REPOSITORY / 'options/small/train_prior_small.yml'
+MIB = 2**20
+
+
+def data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data``, the folder of the small sets (docs/datasets.md)."""
+    root = os.environ.get('DEFSR_DATA')
+    parser.add_argument(
+        '--data', type=Path, default=root, required=root is None,
+        help='folder of the small data sets; default: $DEFSR_DATA',
+    )  # fmt: skip
+
+
+def prior_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--options`` and ``--weights`` of the denoiser."""
+    parser.add_argument('--options', type=Path, default=PRIOR, help="the prior's option file")
+    parser.add_argument('--weights', type=Path, help='of the prior; default: untrained')
+
+
+def build_prior(options: Path = PRIOR) -> nn.Module:
+    """The untrained ``network_g`` of an option file: the cost does not depend on weights."""
+    torch.manual_seed(0)
+    return build_network(load_options(options)['network_g']).eval().requires_grad_(False)
+
+
+def build_enhancer(options: Path, weights: Path | None, **diffusion: object) -> DDNMEnhancer:
+    """The small prior as it was trained, in a ``DDNMEnhancer``.
+
+    Args:
+        options: the prior's option file, which says what it predicts and on which schedule.
+        weights: of the prior; None: untrained.
+        diffusion: further sampling options.
+    """
+    opt = load_options(options)
+    train = opt['train']
+    trained = {'prediction': train['prediction'], 'denoiser_schedule': train['schedule']}
+    torch.manual_seed(0)
+    enhancer = DDNMEnhancer(opt['network_g'], opt['scale'], trained | diffusion)
+    if weights is not None:
+        enhancer.load_denoiser(weights)
+    return enhancer
+
+
+def read_rgb(path: Path) -> Tensor:
+    """An image file as (1,3,H,W) RGB float32 in [0, 1]."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise FileNotFoundError(f'{path} cannot be read as an image.')
+    return torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1).float().div(255)[None]
+
+
+def photograph(data: Path, height: int, width: int, name: str = 'urban100/img_012.png') -> Tensor:
+    """A real photograph of exactly that size, (1,3,height,width).
+
+    A crop from the middle; repeated as mirror images, without steps, where it is too small.
+    """
+    image = read_rgb(data / name)
+    for dim, wanted in ((-2, height), (-1, width)):
+        while image.shape[dim] < wanted:
+            image = torch.cat([image, image.flip(dim)], dim)
+        image = image.narrow(dim, (image.shape[dim] - wanted) // 2, wanted)
+    return image.contiguous()
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each work in each round, one after the other: load falls on all alike.
+
+    A round before the first warms up. Odd rounds run in reverse.
+    """
+    seconds = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name in list(works)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            works[name]()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> float:
+    """Median over the rounds of one work's time over another's in the same round."""
+    pairs = zip(seconds[name], seconds[base], strict=True)
+    return statistics.median(one / other for one, other in pairs)
+
+
+def milliseconds(values: Sequence[float]) -> str:
+    """The median, for a table."""
+    return f'{1000 * statistics.median(values):.3g}'
+
+
+def resident_mib(field: str = 'VmRSS') -> float:
+    """Memory of this process: now (``VmRSS``) or the most so far (``VmHWM``).
+
+    From the kernel's status file: ``ru_maxrss`` of a new process begins with its parent's.
+    """
+    status = Path('/proc/self/status')
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds of one run, and the MiB that the process grew by at its peak."""
+    before = resident_mib()
+    start = time.perf_counter()
+    work()
+    return {'seconds': time.perf_counter() - start, 'mib': resident_mib('VmHWM') - before}
+
+
+def in_process(script: str, row: Mapping[str, object]) -> dict[str, float]:
+    """Run ``script --row JSON`` in a new process, and read the JSON it prints last."""
+    command = [sys.executable, script, '--row', json.dumps(dict(row))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(result: Mapping[str, object]) -> None:
+    """What a process that ``in_process`` started hands back."""
+    sys.stdout.write(json.dumps(dict(result)) + '\n')
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table: the first column to the left, numbers to the right."""
+    lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def report(title: str, *parts: str) -> None:
+    """Print a Markdown section with date, machine, command line, then ``parts``."""
+    command = ' '.join(['python', f'tests/benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])
+    machine = (
+        f'{os.cpu_count()} cores ({platform.machine()}, '
+        f'{torch.backends.cpu.get_cpu_capability()}, no GPU in use), '
+        f'{torch.get_num_threads()} threads, PyTorch {torch.__version__.split("+")[0]}, float32'
+    )
+    head = f'`{command}`, {datetime.date.today()}, {machine}.'
+    sys.stdout.write('\n\n'.join([f'## {title}', head, *filter(None, parts)]) + '\n\n')
+    sys.stdout.flush()
