@@ -157,7 +157,7 @@ def bench_project(args: argparse.Namespace) -> None:
     missing = 'deepinv is not installed: its rows are left out.' if theirs is None else ''
     report(
         'The bicubic projection',
-        'Three channels, values of about 1; the residual is max |A x - y| after the projection.',
+        'Three channels, values of about 1; the residual is max abs(A x - y) after the projection.',
         table(['side, way', 'ms', 'times defsr', 'residual'], rows),
         missing,
     )

@@ -31,11 +31,9 @@ MIB = 2**20
 
 def data_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``, the folder of the small sets (docs/datasets.md)."""
-    root = os.environ.get('DEFSR_DATA')
-    parser.add_argument(
-        '--data', type=Path, default=root, required=root is None,
-        help='folder of the small data sets; default: $DEFSR_DATA',
-    )  # fmt: skip
+    root = Path(os.environ.get('DEFSR_DATA', 'datasets'))
+    help_text = 'folder of the small data sets; default: $DEFSR_DATA, or datasets'
+    parser.add_argument('--data', type=Path, default=root, help=help_text)
 
 
 def prior_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +48,9 @@ def build_prior(options: Path = PRIOR) -> nn.Module:
     return build_network(load_options(options)['network_g']).eval().requires_grad_(False)
 
 
-def build_enhancer(options: Path, weights: Path | None, **diffusion: object) -> DDNMEnhancer:
+def build_enhancer(
+    options: str | Path, weights: str | Path | None, **diffusion: object
+) -> DDNMEnhancer:
     """The small prior as it was trained, in a ``DDNMEnhancer``.
 
     Args:
