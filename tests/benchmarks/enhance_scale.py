@@ -24,6 +24,7 @@ from measuring import (
     table,
 )
 
+from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
 
 SIZES = [(256, 256), (512, 512), (768, 1024), (1024, 1536), (1356, 2040)]
@@ -61,6 +62,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
                 },
             }
             made.append(row | {'strategy': strategy} | in_process(__file__, row))
+            tell(' | '.join(line(made[-1], args.steps)))
     return made
 
 

@@ -83,18 +83,25 @@ def counts_table(nets: dict[str, nn.Module]) -> tuple[str, dict[tuple[str, int],
     return table(head, rows), totals
 
 
-def hours_table(totals: dict[tuple[str, int], int], rates: dict[str, dict[str, float]]) -> str:
-    """Hours for all pairs."""
+def hours_table(totals: dict[tuple[str, int], int], rates: dict[str, float]) -> str:
+    """Hours for all pairs on 1, 8 and 64 machines."""
     rows = []
     for (name, side), flops in totals.items():
-        for machine, rate in rates[name].items():
-            for steps in STEPS:
-                for images, what in ((1, 'query'), (2, 'query and reference')):
+        for machine, rate in rates.items():
+            cells = []
+            for images in (1, 2):
+                for steps in STEPS:
                     hours = NUM_PAIRS * images * steps * flops / rate / 3600
-                    cells = [f'{hours / number:,.3g}' for number in GPUS]
-                    rows.append([f'{name}, {side}x{side}', machine, steps, what, *cells])
-    head = ['denoiser, size', 'machine', 'steps', 'enhanced', *[f'hours on {n}' for n in GPUS]]
+                    cells.append(' / '.join(short(hours / number) for number in GPUS))
+            rows.append([f'{name}, {side}x{side}, {machine}', *cells])
+    head = ['denoiser, size, machine']
+    head += [f'{what}, {n} steps' for what in ('query', 'query and reference') for n in STEPS]
     return table(head, rows)
+
+
+def short(hours: float) -> str:
+    """Two digits, without exponents."""
+    return f'{hours:,.0f}' if hours >= 10 else f'{hours:.2g}' if hours >= 0.01 else '< 0.01'
 
 
 def main() -> None:
@@ -107,13 +114,12 @@ def main() -> None:
     counts, totals = counts_table(nets)
     rate = measured_rate(args.options, 256, totals['small prior', 256], args.repeats)
     here = {f'this machine, {rate / 1e9:.0f} GFLOP/s measured': rate}
-    rates = {'ADMUNet': RATES | here, 'small prior': RATES | here}
     report(
         f'{NUM_PAIRS:,} pairs of CUFED',
-        'One image in a call or many: FLOPs are per image. The sampler around the denoiser, '
-        'reading and writing are not in them.',
+        'FLOPs are per image, in a call with one or with many. The sampler around the denoiser, '
+        'reading and writing are not in them. Hours on 1 / 8 / 64 machines, shared out evenly.',
         counts,
-        hours_table(totals, rates),
+        hours_table(totals, RATES | here),
     )
 
 
