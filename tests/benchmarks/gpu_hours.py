@@ -38,7 +38,7 @@ def count_flops(net: nn.Module, side: int) -> dict[str, int]:
     return {str(kind): number for kind, number in counter.get_flop_counts()['Global'].items()}
 
 
-def attention_flops(net: nn.Module, side: int, image_size: int = 256) -> int:
+def attention_flops(net: nn.Module, side: int) -> int:
     """By hand, of both products of each attention: 4 * positions^2 * channels."""
     positions = []
 

@@ -1,0 +1,74 @@
+"""The parts of the benchmarks that numbers hang on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from defsr.archs.adm_unet_arch import ADMUNet
+from defsr.diffusion import BicubicDownsample
+from defsr.diffusion.windows import Window, cover
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a benchmark by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / 'benchmarks'))
+    yield importlib.import_module
+    for name in ('measuring', 'bench_ddnm', 'gpu_hours', 'seams'):
+        sys.modules.pop(name, None)
+
+
+def test_the_projection_by_svd_is_ours(script, rng):
+    x, y = torch.randn(2, 3, 64, 64, generator=rng), torch.randn(2, 3, 16, 16, generator=rng)
+    svd = script('bench_ddnm').Svd(64, 4)
+    assert_close(svd.project(x, y), BicubicDownsample(4).project(x, y), rtol=0, atol=1e-5)
+
+
+def test_attention_is_among_the_counted_flops(script):
+    """Of a convolution by hand too: 2 * 9 * 3 * 32 * H * W in the first one."""
+    gpu_hours = script('gpu_hours')
+    conv = torch.nn.Conv2d(3, 32, 3, padding=1, device='meta')
+    counts = gpu_hours.count_flops(lambda x, t: conv(x), 64)
+    assert counts == {'aten.convolution': 2 * 9 * 3 * 32 * 64 * 64}
+    with torch.device('meta'):
+        net = ADMUNet(image_size=64, num_feat=32, num_res_block=1, attention_resolutions=(8,))
+    attention = gpu_hours.attention_flops(net, 64)
+    assert attention == 4 * (4 * 64**2 * 128), 'four blocks, 8x8 positions, 128 channels'
+    assert gpu_hours.count_flops(net, 64)['aten.bmm'] == attention
+
+
+def test_turns_alternate_and_memory_is_seen(script):
+    measuring = script('measuring')
+    order = []
+    works = {name: lambda name=name: order.append(name) for name in 'ab'}
+    seconds = measuring.in_turns(works, 2)
+    assert order == list('abbaab') and [len(values) for values in seconds.values()] == [2, 2]
+    assert measuring.ratio({'a': [1, 6, 2], 'b': [2, 2, 2]}, 'a', 'b') == 1
+    taken = measuring.measured(lambda: torch.zeros(64 * 2**20))
+    assert 250 < taken['mib'] < 270
+
+
+def test_borders_are_those_inside_the_image(script):
+    windows = cover(100, 160, 64, 16, 4)
+    lines = script('seams').borders(windows, 100, 160)
+    assert {(w.top, w.left) for w in windows} == {
+        (top, left) for top in (0, *lines['begin'][0]) for left in (0, *lines['begin'][1])
+    }
+    assert lines['end'] == ([64], [64, 112])
+    assert Window(36, 100, 96, 160) in windows
+
+
+def test_photographs_have_the_size_asked_for(script, tmp_path, stereo):
+    from torchvision.utils import save_image
+
+    save_image(stereo[0], tmp_path / 'x.png')
+    image = script('measuring').photograph(tmp_path, 1200, 300, 'x.png')
+    assert image.shape == (1, 3, 1200, 300)
+    first = image[..., :1000, :].diff(dim=-2).abs().amax(dim=(0, 1, 3))
+    assert first.min() == 0, 'the mirror repeats its edge'
