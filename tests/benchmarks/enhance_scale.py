@@ -99,7 +99,7 @@ def save_figure(path: Path, rows: list[dict]) -> None:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+        figure.savefig(temporary, format=path.suffix[1:] or 'png')
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument('--overlap', type=int, default=64)
     parser.add_argument('--windows-per-batch', type=int, default=4)
     parser.add_argument('--sizes', type=int, default=len(SIZES), help='the first few sizes only')
-    parser.add_argument('--figure', type=Path, help='write the curves there (PNG)')
+    parser.add_argument('--figure', type=Path, help='write the curves there (PNG or JPG)')
     parser.add_argument('--row', type=json.loads, help=argparse.SUPPRESS)
     prior_arguments(parser)
     data_argument(parser)

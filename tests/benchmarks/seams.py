@@ -1,6 +1,6 @@
 """What is seen of the windows' borders, strategy by strategy, on a real photograph.
 
-    python tests/benchmarks/seams.py --data DIR --weights PRIOR.pth --figure docs/images/seams.png
+    python tests/benchmarks/seams.py --data DIR --weights PRIOR.pth --figure docs/images/seams.jpg
 
 Prints the seam ratio (``defsr.metrics.seams``) where windows begin and where they end, the
 distance from the measurement and the time, and draws a crop with a border for each strategy: where
@@ -130,7 +130,7 @@ def save_figure(path: Path, images: Mapping[str, Tensor], crop: Window, lines: M
         axis.set_ylabel(label)
     figure.supxlabel('red marks: where a window begins or ends', fontsize=9)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+        figure.savefig(temporary, format=path.suffix[1:] or 'png')
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument('--overlap', type=int, default=64)
     parser.add_argument('--diffusion', type=yaml.safe_load, default={}, help='more options, YAML')
     parser.add_argument('--crop', type=int, default=96, help="side of the figure's crop")
-    parser.add_argument('--figure', type=Path, help='write the crops there (PNG)')
+    parser.add_argument('--figure', type=Path, help='write the crops there (PNG or JPG)')
     prior_arguments(parser)
     data_argument(parser)
     args = parser.parse_args()
