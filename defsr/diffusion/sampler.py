@@ -122,7 +122,7 @@ def ddnm_sample(
     source = _noise_source(shape, y, noise, generator)
 
     def draw() -> Tensor:
-        return temperature * source()
+        return source() if temperature == 1 else temperature * source()
 
     x_t = draw() if x_T is None else temperature * _check_shape('x_T', x_T, shape).to(y)
     if start == 'lq':
