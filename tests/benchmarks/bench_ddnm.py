@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +22,7 @@ from measuring import (
     answer,
     build_enhancer,
     build_prior,
+    clock,
     in_process,
     in_turns,
     measured,
@@ -88,9 +88,9 @@ def bench_step(args: argparse.Namespace) -> None:
     net, inside = enhancer.denoiser.forward, []
 
     def timed(x_t: Tensor, t: Tensor) -> Tensor:
-        start = time.perf_counter()
+        start = clock()
         out = net(x_t, t)
-        inside.append(time.perf_counter() - start)
+        inside.append(clock() - start)
         return out
 
     enhancer.denoiser.forward = timed
@@ -98,9 +98,9 @@ def bench_step(args: argparse.Namespace) -> None:
     shares, steps = [], []
     for _ in range(args.rounds):
         inside.clear()
-        start = time.perf_counter()
+        start = clock()
         enhancer.enhance(lq)
-        whole = time.perf_counter() - start
+        whole = clock() - start
         shares.append(1 - sum(inside) / whole)
         steps.append(whole / num_steps)
     step, share = statistics.median(steps), statistics.median(shares)

@@ -89,6 +89,11 @@ def photograph(data: Path, height: int, width: int, name: str = 'urban100/img_01
     return image.contiguous()
 
 
+def clock() -> float:
+    """Seconds: of the processor where one thread works, which other processes disturb less."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each work in each round, one after the other: load falls on all alike.
 
@@ -97,10 +102,10 @@ def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     seconds = {name: [] for name in works}
     for number in range(rounds + 1):
         for name in list(works)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             works[name]()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -160,10 +165,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def report(title: str, *parts: str) -> None:
     """Print a Markdown section with date, machine, command line, then ``parts``."""
     command = ' '.join(['python', f'tests/benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])
+    threads = torch.get_num_threads()
+    kind = 'one thread, processor time' if threads == 1 else f'{threads} threads, time on the wall'
     machine = (
         f'{os.cpu_count()} cores ({platform.machine()}, '
         f'{torch.backends.cpu.get_cpu_capability()}, no GPU in use), '
-        f'{torch.get_num_threads()} threads, PyTorch {torch.__version__.split("+")[0]}, float32'
+        f'{kind}, PyTorch {torch.__version__.split("+")[0]}, float32'
     )
     head = f'`{command}`, {datetime.date.today()}, {machine}.'
     sys.stdout.write('\n\n'.join([f'## {title}', head, *filter(None, parts)]) + '\n\n')

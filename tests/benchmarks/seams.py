@@ -10,13 +10,13 @@ distance from the measurement and the time, and draws a crop with a border for e
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 from measuring import (
     build_enhancer,
+    clock,
     data_argument,
     photograph,
     prior_arguments,
@@ -72,9 +72,9 @@ def enhance_all(args: argparse.Namespace, gt: Tensor) -> tuple[dict[str, Tensor]
         }  # fmt: skip
         enhancer = build_enhancer(args.options, args.weights, **(diffusion | args.diffusion))
         lq = enhancer.operator.A(gt).clamp(0, 1)
-        start = time.perf_counter()
+        start = clock()
         de = enhancer.enhance(lq)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         images[strategy] = de.clamp(0, 1)
         residual = enhancer.residual(de, lq)['unclamped']
         row = [f'`{strategy}`', *ratios(images[strategy], lines), f'{residual:.1e}']
