@@ -95,12 +95,14 @@ def centre(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def crops(root: str, sets: Sequence[str], side: int) -> Iterator[tuple[str, str, Tensor]]:
+def crops(
+    root: str, sets: Sequence[str], side: int, per_set: int | None = None
+) -> Iterator[tuple[str, str, Tensor]]:
     """(set, name, GT (1,3,side,side)): the centre of each image; of CUFED5 the input only."""
     for name in sets:
         source = ImageSource('--data', os.path.join(root, name))
         images = ['001_0.png'] if name == 'cufed5' else source.names()
-        for image in images:
+        for image in images[:per_set]:
             yield name, image, centre(source.read(image)[None], side, side)
 
 

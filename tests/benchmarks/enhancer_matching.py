@@ -47,6 +47,7 @@ ALL_FIVE = 'cufed5, all at once'
 SETTINGS: dict[str, dict[str, object]] = {
     'default': {},
     '50 steps': {'num_steps': 50},
+    'DDNM+ for 8 bit': {'sigma_y': 'quantization'},
     'sample': {'temperature': 1.0, 'eta': 0.0},
     'noise, eta 0.85, 50 steps': {
         'num_steps': 50, 'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0,

@@ -40,19 +40,23 @@ from defsr.utils.levels import round_to_8_bit
 
 SETS = ('urban100', 'sun80', 'manga109', 'cufed5')
 OPERATOR = BicubicDownsample(4)
-PUBLISHED = {'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0, 'temperature': 1.0}
+# The paper's levels in ten times as many steps: from 0.8 on its own table has but 200.
+FINE = {'beta_start': 1e-7, 'beta_end': 1e-3, 'num_train_steps': 10000}
+PUBLISHED = {'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0}
 
 
 def settings_of(steps: Sequence[int]) -> list[Setting]:
     """Every way to sample, at each number of steps."""
+    ways = {
+        f'{start}, eta {eta:g}': changes | {'eta': eta, 'temperature': 1.0}
+        for start, changes in (('noise', PUBLISHED), ('lq', {}))
+        for eta in (0.0, 0.85)
+    }
     found = []
-    for number, (start, eta) in itertools.product(
-        steps, itertools.product(('noise', 'lq'), (0.0, 0.85))
-    ):
-        changes = PUBLISHED if start == 'noise' else {'temperature': 1.0}
-        changes = changes | {'eta': eta, 'num_steps': number, 'rule': 'ddnm'}
-        found.append(Setting(f'{start}, eta {eta:g}', changes))
-    return found + [Setting('default', {'num_steps': number}) for number in steps]
+    for number, (label, changes) in itertools.product(steps, (ways | {'default': {}}).items()):
+        fine = {'schedule': FINE} if number > 100 and not label.startswith('noise') else {}
+        found.append(Setting(label, changes | fine | {'num_steps': number}))
+    return found
 
 
 def measure(de: Tensor, gt: Tensor, lq: Tensor, trunk: torch.nn.Module) -> dict[str, float]:
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace, record: Record) -> None:
         'bicubic': lambda lq: upsample_bicubic(lq, 4),
         'A_pinv y': OPERATOR.A_pinv,
     }
-    cases = list(crops(data_root(args.data), args.sets, args.side))
+    cases = list(crops(data_root(args.data), args.sets, args.side, args.per_set))
     long = first_two_of_each_set(cases)
     jobs = []
     for name, image, gt in cases:
@@ -170,6 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--steps', type=int, nargs='*', default=[10, 20, 50, 100])
     parser.add_argument('--long_steps', type=int, nargs='*', default=[250, 1000])
     parser.add_argument('--only', nargs='+', help='labels of settings, as "noise, eta 0"')
+    parser.add_argument('--per_set', type=int, help='only so many images of each set')
     parser.add_argument('--side', type=int, default=256)
     parser.add_argument('--record')
     parser.add_argument('--figure')
