@@ -40,7 +40,7 @@ format: $(READY)
 test: lint
 	$(BIN)/python -m pytest -q --durations=10
 
-# Kill trainings and LMDB builds at hundreds of moments and compare what comes of them: 15 minutes.
+# Kill trainings, LMDB builds and caches being made, and compare what comes of them: 20 minutes.
 faults: $(READY)
 	DEFSR_FAULTS=long $(BIN)/python -m pytest -q tests/faults
 

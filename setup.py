@@ -34,6 +34,7 @@ setup(
         'console_scripts': [
             'defsr-train = defsr.train:main',
             'defsr-test = defsr.test:main',
+            'defsr-enhance = defsr.tools.enhance:main',
             'defsr-upscale = defsr.tools.upscale:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
         ]

@@ -37,8 +37,8 @@ from defsr.utils.option_blocks import (
 from defsr.utils.paths import find_pretrained
 
 TOP_KEYS = (
-    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'match_key', 'datasets', 'path',
-    'train', 'val', 'logger', 'dist_params', 'find_unused_parameters',
+    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'match_key', 'check_cache', 'datasets',
+    'path', 'train', 'val', 'logger', 'dist_params', 'find_unused_parameters',
     'network_g', 'network_d', 'network_e', 'network_t',
 )  # fmt: skip
 FILLED_KEYS = (
@@ -98,6 +98,17 @@ def _check_top(opt: Mapping[str, object]) -> str:
     registered('model_type', model_type, MODEL_REGISTRY)
     if model_type == 'DEFModel':
         check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, TOP_KEYS)
+    check_run(opt)
+    if opt.get('manual_seed') is not None:
+        check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
+    if model_type == 'DEFModel' or 'scale' in opt:
+        check_int('scale', required(opt, '', 'scale'), 1)
+    check_choice('check_cache', opt.get('check_cache', True), (True, False))
+    return model_type
+
+
+def check_run(opt: Mapping[str, object]) -> None:
+    """Refuse a name, a number of GPUs or settings of several processes that cannot be."""
     name = required(opt, '', 'name')
     if not isinstance(name, str) or not name or '/' in name or name in ('.', '..'):
         raise ValueError(
@@ -105,13 +116,8 @@ def _check_top(opt: Mapping[str, object]) -> str:
         )
     if required(opt, '', 'num_gpu') != 'auto':
         check_int('num_gpu', opt['num_gpu'], 0, '; or write auto')
-    if opt.get('manual_seed') is not None:
-        check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
-    if model_type == 'DEFModel' or 'scale' in opt:
-        check_int('scale', required(opt, '', 'scale'), 1)
     if opt.get('dist_params') is not None:
         check_keys('dist_params', check_block('dist_params', opt['dist_params']), DIST_KEYS)
-    return model_type
 
 
 def _check_networks(opt: Mapping[str, object], model_type: str) -> None:
@@ -122,17 +128,22 @@ def _check_networks(opt: Mapping[str, object], model_type: str) -> None:
         required(opt, '', name)
     for name, block in opt.items():
         if name.startswith('network_') and block is not None:
-            _check_network(name, block)
+            check_network(name, block)
     texture = opt.get('network_t') or {}
     if 'weights' in texture:
         _check_weights('network_t:weights', texture['weights'])
 
 
-def _check_network(name: str, block: object) -> None:
+def check_network(name: str, block: object) -> None:
+    """Compare a network's block, and those inside it, with what they are for; builds nothing.
+
+    Raises:
+        ValueError: for an unknown type or key, a missing one, and values of another kind.
+    """
     check_arguments(name, block, choose(check_block(name, block), name, ARCH_REGISTRY))
     for key, value in block.items():
         if key in INNER_NETWORKS or (isinstance(value, Mapping) and 'type' in value):
-            _check_network(f'{name}:{key}', value)
+            check_network(f'{name}:{key}', value)
 
 
 def _check_datasets(opt: Mapping[str, object], is_train: bool) -> None:

@@ -14,7 +14,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from basicsr.data import build_dataset
 from PIL import Image
 
 from defsr import options_check
+from defsr.data import cache_record
+from defsr.enhancing import fill_caches
 from defsr.tools import create_lmdb, upscale
 from defsr.utils.options import load_options, override_options
 from defsr.utils.paths import REPOSITORY
@@ -134,6 +136,31 @@ def run_tool(main: Callable[[], None], *arguments: str) -> Callable[[Workspace],
         main()
 
     return run
+
+
+def fill(workspace: Workspace) -> None:
+    """``defsr-enhance`` on the workspace's pairs, with an enhancer that needs no weights."""
+    if 'model_type' in workspace.opt:
+        to_enhance(workspace)
+    fill_caches(override_options(load_options(workspace.save()), workspace.arguments))
+
+
+def to_enhance(workspace: Workspace) -> None:
+    """Turns the options into those of ``defsr-enhance``."""
+    data = {'name': 'v', 'type': 'RefTripletDataset', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
+    workspace.opt = {
+        'name': 'x',
+        'scale': 4,
+        'num_gpu': 0,
+        'network_e': {'type': 'BicubicEnhancer'},
+        'datasets': {'val': data | {'out': 'de'}},
+    }
+
+
+def use_cache(workspace: Workspace) -> None:
+    """The check of a model's caches."""
+    enhancer = {'type': 'DDNMEnhancer', 'num_steps': 20}
+    cache_record.check_caches(workspace.opt['datasets'], enhancer)
 
 
 UPSCALE = ('defsr-upscale', '-i', 'gt/0.png', '-r', 'ref/0.png', '-o', 'sharp.png')
@@ -564,12 +591,85 @@ LMDBS = [
          'gt.lmdb, whose data.mdb cannot be read (MDB_INVALID: …', read),
 ]  # fmt: skip
 
+# -- caches of enhanced images -------------------------------------------------------------------
+
+
+def enhancing(path: str, value: object, message: str, kind: str = '') -> Case:
+    """A case of one option of ``defsr-enhance``."""
+    made = option(path, value, message, kind, fill)
+    return replace(made, spoil=lambda w: [to_enhance(w), w.set(path, value)])
+
+
+def cache(record: dict | None) -> Callable[[Workspace], object]:
+    """A folder ``de`` with three images, and a record or none."""
+
+    def make(workspace: Workspace) -> None:
+        workspace.set('datasets:train:dataroot_de', 'de')
+        (workspace.folder / 'gt').rename(workspace.folder / 'de')
+        if record is not None:
+            cache_record.write_record(workspace.folder / 'de', record)
+
+    return make
+
+
+def begun(workspace: Workspace) -> None:
+    """Another enhancer has begun the cache."""
+    (workspace.folder / 'de').mkdir()
+    other = {'format': 1, 'type': 'BicubicEnhancer', 'scale': 2, 'degradation': 'matlab'}
+    made = cache_record.make_record('de', 'matlab', other)
+    cache_record.write_record(workspace.folder / 'de', made)
+
+
+MADE_BY = {'type': 'DDNMEnhancer', 'num_steps': 100}
+DE = 'datasets:train:dataroot_de is de, which '
+OUT = 'datasets:val:out:de is de, which '
+CACHES = [
+    Case('cache without a record', cache(None),
+         f'{DE}has no enhancer.json, so nobody knows which enhancer made it. Make it with '
+         'defsr-enhance, or set check_cache: false.', use_cache),
+    Case('cache of another enhancer', cache(cache_record.make_record('de', 'matlab', MADE_BY)),
+         f'{DE}another enhancer made: num_steps 20 here, 100 in the cache. …set check_cache: false',
+         use_cache),
+    Case('cache of references as one of inputs',
+         cache(cache_record.make_record('ref_de', 'matlab', MADE_BY)),
+         f'{DE}holds ref_de images (references, degraded and enhanced), not de.', use_cache),
+    Case('cache of images degraded in another way',
+         cache(cache_record.make_record('de', 'pil', MADE_BY)),
+         f'{DE}was made of images degraded by pil, not by matlab.', use_cache),
+    Case('cache with a damaged record',
+         lambda w: [cache(None)(w), write('de/enhancer.json', b'{"kind"')(w)],
+         f'{DE.removesuffix("which ")}whose enhancer.json is damaged. Make the cache anew.',
+         use_cache),
+    option('datasets:train:dataroot_de', 'de',
+           f'{DE}is not an existing folder. Make it with defsr-enhance.',
+           'cache that is not there', use_cache),
+    option('check_cache', 'no way', "check_cache is 'no way', but must be one of [True, False]."),
+    enhancing('images_per_bach', 2, 'Unknown option `images_per_bach`. …`images_per_batch`?'),
+    enhancing('datasets:val:out', ABSENT, 'datasets:val:out is missing.',
+              'nowhere to put the cache'),
+    enhancing('datasets:val:enhance', ['dee'], 'An entry of datasets:val:enhance is …`de`?'),
+    enhancing('datasets:val:dataroot_de', 'de', 'datasets:val:dataroot_de names a cache that is '
+              'there already. Write `out: {de: ...}` for one that is to be made.'),
+    enhancing('network_e', {'type': 'DDNMEnhancer', 'denoiser': {'type': 'UnshuffleUNet'}},
+              'path:pretrain_network_e is missing. DDNMEnhancer is of no use without the weights '
+              'of its denoiser: name their file.', 'denoiser without weights'),
+    enhancing('datasets:val:dataroot_gt', 'no', 'dataroot_gt is no, which is not an existing',
+              'inputs to enhance that are not there'),
+    Case('cache that another enhancer began', begun,
+         f'{OUT}another enhancer made: scale 4 here, 2 in the cache. Remove the folder, or change '
+         'out.', fill),
+    Case('a folder of images as `out`', lambda w: w.image('de.png', 9, 9) or [
+        (w.folder / 'de').mkdir(), (w.folder / 'de.png').rename(w.folder / 'de/1.png')],
+         f'{OUT}has files but no enhancer.json: defsr-enhance did not make it. ', fill),
+]  # fmt: skip
+
 GROUPS = {
     'Option files': OPTION_FILES,
     'Options': OPTIONS,
     'Weight files': WEIGHTS,
     'Images': IMAGES,
     'LMDBs': LMDBS,
+    'Caches of enhanced images': CACHES,
 }
 CASES = {case.test_id: case for cases in GROUPS.values() for case in cases}
 

@@ -14,6 +14,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from defsr.archs.pipeline import MATCH_KEYS
 from defsr.data.triplet_options import TripletOptions
 from defsr.diffusion.schedule import ADM_SCHEDULE
+from defsr.enhance_options import check_enhance_options
 from defsr.models.def_model import TRAIN_KEYS, VAL_KEYS
 from defsr.models.diffusion_model import TRAIN_KEYS as DIFFUSION_TRAIN_KEYS
 from defsr.models.diffusion_model import VAL_KEYS as DIFFUSION_VAL_KEYS
@@ -24,8 +25,12 @@ from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'
 FILES = sorted(FOLDER.rglob('*.yml'))
-EXPERIMENTS = [path for path in FILES if path.name != 'upscale.yml']
-ANNOTATED = [FOLDER / name for name in ('train_DEF_x4.yml', 'test_DEF.yml', 'train_prior_256.yml')]
+CACHES = sorted(FOLDER.rglob('enhance_*.yml'))
+EXPERIMENTS = [p for p in FILES if p.name != 'upscale.yml' and p not in CACHES]
+ANNOTATED = [
+    FOLDER / f'{name}.yml'
+    for name in ('train_DEF_x4', 'test_DEF', 'train_prior_256', 'enhance_CUFED')
+]
 # BasicSR's words, explained in its own documentation.
 TINY_DENOISER = {
     'type': 'ADMUNet',
@@ -88,7 +93,7 @@ def test_networks_are_built(path):
     """On the meta device: sizes without memory; nothing to download."""
     opt = load_options(path)
     names = [key for key in opt if key.startswith('network_')]
-    assert 'network_g' in names
+    assert ('network_e' if path in CACHES else 'network_g') in names
     for name in names:
         block = dict(opt[name])
         if block.get('weights') == 'torchvision':
@@ -102,6 +107,30 @@ def test_networks_are_built(path):
                 assert isinstance(build_network(block), torch.nn.Module)
             continue
         assert isinstance(build_network(block), torch.nn.Module)
+
+
+@pytest.mark.parametrize('path', CACHES, ids=short)
+def test_caches_that_are_asked_for(path):
+    """All but the weights, which users bring."""
+    assert path.read_text().startswith(f'# defsr-enhance -opt options/{short(path)}\n')
+    opt = load_options(path)
+    assert opt['name'] == path.stem
+    assert opt['path'].pop('pretrain_network_e')
+    requests = check_enhance_options(opt)
+    assert [request.kind for request in requests] == ['de', 'ref_de', 'de', 'ref_de']
+
+
+def test_training_reads_the_caches_that_are_made():
+    opt, train = (load_options(FOLDER / f'{n}.yml') for n in ('enhance_CUFED', 'train_DEF_x4'))
+    for key in ('network_e', 'scale'):
+        assert opt[key] == train[key]
+    assert opt['path']['pretrain_network_e'] == train['path']['pretrain_network_e']
+    for phase in ('train', 'val'):
+        made, read = opt['datasets'][phase], train['datasets'][phase]
+        assert made['out']['de'] == read['dataroot_de']
+        shared = set(made) & set(read)
+        assert {'dataroot_gt', 'dataroot_ref', 'io_backend', 'degradation'} <= shared
+        assert all(made[key] == read[key] for key in shared)
 
 
 def test_the_papers_settings():

@@ -2,8 +2,9 @@
 
 A denoiser is any registered arch ``(x_t, t) -> answer``. It may have these attributes:
 ``stride``, both sides of x_t must be multiples of it (default: 1); and, if it brings its weights
-along, ``is_pretrained`` (true), ``trained_schedule`` (a ``NoiseSchedule``) and
-``trained_prediction`` (``eps``, ``v`` or ``x0``).
+along, ``is_pretrained`` (true), ``trained_schedule`` (a ``NoiseSchedule``),
+``trained_prediction`` (``eps``, ``v`` or ``x0``) and ``trained_config`` (its own options, where the
+block's do not tell).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.utils.checks import check_choice
+from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
 
 
 def build_denoiser(block: Mapping[str, object]) -> nn.Module:
@@ -33,6 +35,29 @@ def build_denoiser(block: Mapping[str, object]) -> nn.Module:
 def is_pretrained(denoiser: nn.Module) -> bool:
     """Whether it has trained weights from its own arguments on."""
     return getattr(denoiser, 'is_pretrained', False)
+
+
+def fingerprint_of_denoiser(block: Mapping[str, object], denoiser: nn.Module) -> dict[str, object]:
+    """All of a denoiser that determines its answers, as JSON holds it.
+
+    Args:
+        block: that it was built of. Where on the disk a ``folder`` is does not count.
+        denoiser: the network.
+
+    Returns:
+        ``denoiser``, options with their defaults, and ``denoiser_sha256`` of its weights, and of
+        the schedule it was trained with if it has one of its own.
+    """
+    options = with_defaults(ARCH_REGISTRY.get(block['type']), block)
+    options |= getattr(denoiser, 'trained_config', {})
+    state = denoiser.state_dict()
+    schedule = getattr(denoiser, 'trained_schedule', None)
+    if schedule is not None:
+        state = {**state, 'trained_schedule': schedule.alpha_bar}
+    return {
+        'denoiser': plain(options, without=('folder',)),
+        'denoiser_sha256': digest_of_state(state),
+    }
 
 
 def as_trained(

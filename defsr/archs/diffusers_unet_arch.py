@@ -46,6 +46,7 @@ class DiffusersUNet(nn.Module):
         trained_schedule: from ``scheduler_config.json``, in ``scheduler`` or in the folder itself;
             None if there is none, which leaves it to ``network_e:diffusion:denoiser_schedule``.
         trained_prediction: from the same file, ``eps``, ``v`` or ``x0``, or None.
+        trained_config: what config.json says of the network.
         is_pretrained: True; ``path:pretrain_network_e`` must not be set.
 
     Raises:
@@ -59,6 +60,7 @@ class DiffusersUNet(nn.Module):
         super().__init__()
         unet_folder, scheduler_file = _parts(folder)
         config = _checked_config(unet_folder)
+        self.trained_config = {key: config[key] for key in config if not key.startswith('_')}
         self.trained_schedule, self.trained_prediction = None, None
         if scheduler_file.is_file():
             training = _training_of(scheduler_file)

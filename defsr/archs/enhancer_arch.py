@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn as nn
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from defsr.archs.denoiser_runtime import DenoiserRuntime, Precision
-from defsr.archs.denoisers import as_trained, build_denoiser, is_pretrained
-from defsr.diffusion.operators import BicubicDownsample
+from defsr.archs.denoisers import (
+    as_trained,
+    build_denoiser,
+    fingerprint_of_denoiser,
+    is_pretrained,
+)
+from defsr.archs.enhancer_base import Enhancer
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling
-from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
+from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule, complete_schedule
 from defsr.diffusion.strategies import STRATEGIES, sample_any_size
 from defsr.diffusion.windows import CanvasNoise, content_key
 from defsr.ops.padding import pad_reflect
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
-from defsr.utils.levels import round_to_8_bit
 from defsr.utils.weights import check_same_layout, read_weights
 
-BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
 SAMPLING_SCHEDULE = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
 DIFFUSION = {
     'num_steps': 100,
@@ -53,46 +56,8 @@ SAMPLING = (
     'num_steps', 'eta', 'travel', 'start', 'start_alpha_bar', 'end_alpha_bar', 'temperature',
     'grid', 'rule',
 )  # fmt: skip
+SCHEDULES = {'schedule': SAMPLING_SCHEDULE, 'denoiser_schedule': ADM_SCHEDULE}
 QUANTIZATION = 1 / (255 * math.sqrt(12))  # std of rounding to 8 bit, on the [0, 1] scale
-
-
-class Enhancer(nn.Module):
-    """What all enhancers share: the degradation they invert.
-
-    Args:
-        scale: upsampling factor, >= 2.
-        degradation: ``matlab`` or ``pil``, how the LR images were made.
-
-    Attributes:
-        operator: the degradation as an object.
-        costly: True if one image takes so long that training should read a cache.
-    """
-
-    costly = False
-
-    def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
-        super().__init__()
-        self.scale = check_at_least('network_e:scale', scale, 2)
-        self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
-        self.operator = BicubicDownsample(scale, BORDERS[degradation])
-
-    @torch.no_grad()
-    def residual(self, de: Tensor, lq: Tensor) -> dict[str, float]:
-        """How far an enhanced image is from degrading to ``lq``: max |A(de) - lq|.
-
-        Args:
-            de: (N,3,scale*h,scale*w) RGB, [0, 1] or beyond (as ``enhance`` returns it).
-            lq: (N,3,h,w) RGB in [0, 1].
-
-        Returns:
-            ``unclamped`` for ``de`` as it is, ``clamped`` to [0, 1], and ``rounded`` to 8 bit.
-        """
-        forms = {
-            'unclamped': de,
-            'clamped': de.clamp(0, 1),
-            'rounded': round_to_8_bit(de),
-        }
-        return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
 
 
 @ARCH_REGISTRY.register()
@@ -203,6 +168,9 @@ class DDNMEnhancer(Enhancer):
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
         self.denoiser = self.runtime.arrange(build_denoiser(denoiser).requires_grad_(False))
         trained, self.prediction = as_trained(self.denoiser, trained, self.prediction, given)
+        self._denoiser_block = deepcopy(denoiser)
+        completed = {key: complete_schedule(opt[key], full) for key, full in SCHEDULES.items()}
+        self.diffusion = opt | completed | {'prediction': self.prediction}
         self._check_tile()
         timesteps = trained.timesteps_at(self.schedule.alpha_bar).float()
         self.register_buffer('denoiser_timesteps', timesteps, persistent=False)
@@ -212,6 +180,11 @@ class DDNMEnhancer(Enhancer):
     def is_pretrained(self) -> bool:
         """Whether the denoiser brought its weights along, so that none are to be loaded."""
         return is_pretrained(self.denoiser)
+
+    def fingerprint(self) -> dict[str, object]:
+        """As ``Enhancer.fingerprint``, with the denoiser and its weights' SHA-256."""
+        own = fingerprint_of_denoiser(self._denoiser_block, self.denoiser)
+        return super().fingerprint() | own
 
     def _check_tile(self) -> None:
         tile = self.division['side']

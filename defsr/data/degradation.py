@@ -42,3 +42,22 @@ def degrade(gt: Tensor, scale: int, degradation: Degradation = 'matlab') -> Tens
     pixels = levels_of(gt).to(torch.uint8).permute(1, 2, 0).numpy()
     small = Image.fromarray(pixels).resize((width // scale, height // scale), Image.BICUBIC)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div(255).contiguous()
+
+
+def make_lq(
+    image: Tensor, scale: int, degradation: Degradation, path: str
+) -> tuple[Tensor, Tensor]:
+    """A whole image -> it cut to a multiple of ``scale``, and the low-resolution image of that.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1].
+        scale, degradation: as of ``degrade``.
+        path: of the image, for the message.
+
+    Raises:
+        ValueError: if a side is below ``scale``.
+    """
+    image = crop_to_multiple(image, scale)
+    if 0 in image.shape:
+        raise ValueError(f'{path} has a side below scale={scale}. Remove it.')
+    return image, degrade(image, scale, degradation)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from defsr.data.augmentation import ItemDraw, crop, draw_item
-from defsr.data.degradation import crop_to_multiple, degrade
+from defsr.data.degradation import make_lq
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_list import Pair, check_result_names, read_pair_list
 from defsr.data.triplet_options import TripletOptions
@@ -166,11 +166,9 @@ class RefTripletDataset(Dataset):
         scale = self.options.scale
         images = {root: self.sources[root].read(name) for root, name in entry.aligned.items()}
         if 'lq' not in images:
-            images['gt'] = crop_to_multiple(images['gt'], scale)
-            if 0 in images['gt'].shape:
-                path = self.sources['gt'].path(entry.aligned['gt'])
-                raise ValueError(f'{path} has a side below scale={scale}. Remove it.')
-            images['lq'] = degrade(images['gt'], scale, self.options.degradation)
+            path = self.sources['gt'].path(entry.aligned['gt'])
+            made = make_lq(images['gt'], scale, self.options.degradation, path)
+            images['gt'], images['lq'] = made
         height, width = (scale * side for side in images['lq'].shape[-2:])
         for root, play in (('gt', scale - 1), ('de', 0)):
             if root in images:

@@ -178,6 +178,15 @@ def build_schedule(
     return NoiseSchedule.linear(**(defaults | given))
 
 
+def complete_schedule(
+    opt: Mapping[str, object], defaults: Mapping[str, float]
+) -> dict[str, object]:
+    """The same block with everything said that ``build_schedule`` would fill in."""
+    if opt.get('type') == 'cosine':
+        defaults = {'num_train_steps': defaults['num_train_steps']}
+    return {'type': 'linear'} | dict(defaults) | dict(opt)
+
+
 def _check_num_train_steps(value: float) -> int:
     check_at_least('schedule:num_train_steps', value, 1)
     if value != int(value):

@@ -14,6 +14,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.pipeline import RefSRPipeline
+from defsr.data.cache_record import KINDS, check_caches
 from defsr.losses.gradient_penalty import gradient_penalty
 from defsr.models.validation import validate
 from defsr.utils.checks import check_at_least, check_keys
@@ -38,7 +39,7 @@ class DEFModel(SRGANModel):
     reconstruction alone for ``train:rec_only_epochs`` passes over the data, then with the
     perceptual and the adversarial one.
 
-    Options of its own: ``match_key``, ``train:{rec_only_epochs, allow_online,
+    Options of its own: ``match_key``, ``check_cache``, ``train:{rec_only_epochs, allow_online,
     gradient_penalty_weight}`` and ``val:{save_maps, save_comparison, compare_bicubic, tb_images,
     tile}``; see ``options/train_DEF_x4.yml`` for each.
     """
@@ -54,6 +55,8 @@ class DEFModel(SRGANModel):
         if opt['path'].get('pretrain_network_t'):
             self.load_network(self.net_t, opt['path']['pretrain_network_t'], True, 'params')
         self._check_enhancer(opt)
+        if opt.get('check_cache', True):
+            self._check_caches(opt['datasets'])
         self.pipeline = RefSRPipeline(
             self.net_e, self.net_t, opt.get('match_key', 'ref'), self.degradation, opt['scale']
         )
@@ -104,6 +107,11 @@ class DEFModel(SRGANModel):
                     f'datasets:train:{key} is not set. Give a cache of enhanced images, '
                     'or set train:allow_online: true.'
                 )
+
+    def _check_caches(self, datasets: dict) -> None:
+        """Refuse cached images that are not what network_e would give."""
+        if any(block.get(f'dataroot_{kind}') for block in datasets.values() for kind in KINDS):
+            check_caches(datasets, self.net_e.fingerprint())
 
     def init_training_settings(self) -> None:
         """BasicSR's settings, with an optional critic and the length of the warm-up."""

@@ -79,7 +79,7 @@ def create_lmdb(
             raise FileExistsError(f'{final} exists already. Remove it, or replace it with --force.')
     try:
         for root, final in finals.items():
-            _build(sources[root], names[root], building_folder(final), compress_level)
+            build_lmdb(sources[root], names[root], building_folder(final), compress_level)
         for final in finals.values():
             publish_folder(final)
     finally:
@@ -99,18 +99,40 @@ def _list_names(root: str, source: ImageSource, pair_list: str | Path | None) ->
         cached = root not in ('gt', 'ref')
         names = sorted(source.find(name, any_extension=cached) for name in listed)
     for name in names:
-        key = image_key(name)
-        if '.' in key or not key.isascii():
-            raise ValueError(
-                f'{source.path(name)}: LMDB keys are ASCII and end at the first dot. '
-                'Rename the file.'
-            )
+        check_key(name, source.path(name))
     return names
 
 
-def _build(source: ImageSource, names: Sequence[str], folder: Path, compress_level: int) -> None:
-    """Write an LMDB with its ``meta_info.txt``, and see it on the disk before returning."""
+def check_key(name: str, path: str) -> None:
+    """ValueError with ``path`` if an image's name cannot be a key of an LMDB."""
+    key = image_key(name)
+    if '.' in key or not key.isascii():
+        raise ValueError(f'{path}: LMDB keys are ASCII and end at the first dot. Rename the file.')
+
+
+def build_lmdb(
+    source: ImageSource, names: Sequence[str], folder: Path, compress_level: int = 1
+) -> None:
+    """Write an LMDB with its ``meta_info.txt``, and see it on the disk before returning.
+
+    Args:
+        source: of the images.
+        names: which of them, in the order of the meta file.
+        folder: to make, usually a ``building_folder``; the progress bar is called after it.
+        compress_level: as of ``create_lmdb``.
+
+    Raises:
+        ValueError: for unreadable images.
+        OSError: if the disk does not take it.
+    """
     folder.mkdir(parents=True)
+    try:
+        _fill(source, names, folder, compress_level)
+    except lmdb.Error as error:  # LMDB calls a write that was cut short an input/output error
+        raise OSError(f'{folder} could not be written: {error}. Is the disk full?') from error
+
+
+def _fill(source: ImageSource, names: Sequence[str], folder: Path, compress_level: int) -> None:
     environment = lmdb.open(str(folder), map_size=START_MAP_SIZE, sync=False)
     lines = []
     try:

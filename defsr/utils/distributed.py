@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from basicsr.utils.dist_util import get_dist_info
 
+Result = TypeVar('Result')
 CONTROL_TIMEOUT = timedelta(days=7)
 DEFAULT_TIMEOUT = 30  # minutes
 DEFAULT_PORT = 29500
@@ -139,6 +141,23 @@ def gather(item: object) -> list:
 def from_main(item: object) -> object:
     """The main process's ``item``, in every process; collective."""
     return gather(item)[0]
+
+
+def on_main(work: Callable[[], Result]) -> Result:
+    """What ``work()`` of the main process returns, in every process; collective.
+
+    A mistake (ValueError, OSError) that it raises is raised in all of them.
+    """
+    value = error = None
+    if is_main():
+        try:
+            value = work()
+        except (ValueError, OSError) as raised:
+            error = raised
+    value, error = from_main((value, error))
+    if error is not None:
+        raise error
+    return value
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 from harness import Alone, Runs
@@ -49,3 +51,23 @@ def runs(tmp_path_factory, stereo_paths) -> Iterator[Runs]:
 def undisturbed(runs) -> Callable[[str], Alone]:
     """Model -> its run that was left alone; made once."""
     return cache(partial(Alone, runs))
+
+
+@pytest.fixture
+def small_disk(runs) -> Iterator[Path]:
+    """A tmpfs with option files and data, as root only."""
+    folder = runs.folder / 'small_disk'
+    folder.mkdir(exist_ok=True)
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f'no mount: {error}')
+    if done.returncode:
+        pytest.skip(f'mount: {done.stderr.strip()}')
+    try:
+        for name in ('SR.yml', 'datasets'):
+            (folder / name).symlink_to(runs.folder / name)
+        yield folder
+    finally:
+        subprocess.run(['umount', '--lazy', str(folder)], check=True)

@@ -17,11 +17,11 @@ import basicsr.train
 import torch
 import torch.utils.tensorboard  # noqa: F401  (imported here, runs start at once)
 from basicsr.utils.registry import ARCH_REGISTRY
-from observed import observe_lmdb, observe_training
+from observed import observe_enhance, observe_lmdb, observe_training
 from torch import Tensor, nn
 from witness import Witness
 
-from defsr.tools import create_lmdb
+from defsr.tools import create_lmdb, enhance
 from defsr.train import train
 from defsr.utils.cli import run_cli
 
@@ -52,7 +52,11 @@ class TinyTexture(nn.Module):
         return features
 
 
-WORK = {'train': (train, observe_training), 'create_lmdb': (create_lmdb.run, observe_lmdb)}
+WORK = {
+    'train': (train, observe_training),
+    'create_lmdb': (create_lmdb.run, observe_lmdb),
+    'enhance': (enhance.run, observe_enhance),
+}
 
 
 def start(request: dict) -> int:

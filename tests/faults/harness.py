@@ -116,7 +116,7 @@ class Runs:
         env: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> Run:
-        """Fork ``train`` or ``create_lmdb`` with a command line; see ``Points`` for the plan."""
+        """Fork one of the fork server's works with a command line; see ``Points`` for the plan."""
         log, witness = self._new('log'), self._new('witness')
         request = {
             'do': 'start',
@@ -314,3 +314,14 @@ def assert_gone(pid: int, seconds: float = 15) -> None:
             os.killpg(pid, signal.SIGKILL)
             raise AssertionError(f'left behind: {left}')
         time.sleep(0.01)
+
+
+def kilobytes(*folders: Path) -> int:
+    """What files take in blocks of 4."""
+    sizes = [p.stat().st_size for folder in folders for p in folder.rglob('*') if p.is_file()]
+    return sum(-(-size // 4096) * 4 for size in sizes)
+
+
+def resize(disk: Path, size: int) -> None:
+    """Set its size in kilobytes."""
+    subprocess.run(['mount', '-o', f'remount,size={size}k', str(disk)], check=True)

@@ -24,6 +24,16 @@ TABLES = {
         UNSEEN,
     ),
     'create_lmdb': ('starting', 'clearing', 'reading', 'writing', 'between', 'publishing'),
+    'enhance': (
+        'starting',
+        'planning',
+        'between',
+        'enhancing',
+        'writing',
+        'packing',
+        'publishing',
+        UNSEEN,
+    ),
 }
 
 

@@ -156,6 +156,27 @@ def observe_lmdb(witness: Witness, plan: dict) -> Points:
     return points
 
 
+def observe_enhance(witness: Witness, plan: dict) -> Points:
+    """Watch ``defsr-enhance``: planning, enhancing, writing, packing, publishing."""
+    from defsr import enhancing
+    from defsr.data import enhanced_cache
+    from defsr.tools import create_lmdb
+
+    points = _watch_files(witness, plan)
+    points.around(create_lmdb, '_put', 'put')
+    points.around(shutil, 'rmtree', 'rmtree')
+    enhanced_cache.open = create_lmdb.open = _watched_open(points)
+    for owner, name, phase in (
+        (enhancing.Job, 'make_plan', 'planning'),
+        (enhancing.Job, 'enhance', 'enhancing'),
+        (enhanced_cache.EnhancedCache, 'put', 'writing'),
+        (enhancing.Job, 'pack', 'packing'),
+        (enhancing, 'publish_folder', 'publishing'),
+    ):
+        setattr(owner, name, _in_phase(witness, getattr(owner, name), phase))
+    return points
+
+
 def _watch_files(witness: Witness, plan: dict) -> Points:
     points = Points(witness, plan)
     points.around(os, 'replace', 'replace')

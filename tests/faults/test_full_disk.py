@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Result, Run, train_arguments
+from harness import Result, Run, kilobytes, resize, train_arguments
 from ledger import LONG
 
 pytestmark = pytest.mark.timeout(600 if LONG else 120)
@@ -38,37 +36,6 @@ def resume(runs, ledger, undisturbed, name: str, what: str, logs: list[Path]) ->
     differences = Result(runs.folder, name, [*logs, run.log]).differences(undisturbed('SR'))
     ledger.judge(what, equal=not differences)
     assert not differences
-
-
-@pytest.fixture
-def small_disk(runs) -> Iterator[Path]:
-    """A tmpfs with option files and data, as root only."""
-    folder = runs.folder / 'small_disk'
-    folder.mkdir()
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
-        pytest.skip(f'no mount: {error}')
-    if done.returncode:
-        pytest.skip(f'mount: {done.stderr.strip()}')
-    try:
-        for name in ('SR.yml', 'datasets'):
-            (folder / name).symlink_to(runs.folder / name)
-        yield folder
-    finally:
-        subprocess.run(['umount', '--lazy', str(folder)], check=True)
-
-
-def kilobytes(*folders: Path) -> int:
-    """What files take in blocks of 4."""
-    sizes = [p.stat().st_size for folder in folders for p in folder.rglob('*') if p.is_file()]
-    return sum(-(-size // 4096) * 4 for size in sizes)
-
-
-def resize(disk: Path, size: int) -> None:
-    """Set its size in kilobytes."""
-    subprocess.run(['mount', '-o', f'remount,size={size}k', str(disk)], check=True)
 
 
 def test_a_small_disk_fills_up(runs, ledger, dice, undisturbed, small_disk):

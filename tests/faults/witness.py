@@ -45,7 +45,8 @@ class Witness:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Note a phase; the one around it comes back at its end, unless that is an error."""
-        before = 'between' if self._phase == 'starting' and name == 'loading' else self._phase
+        first = self._phase == 'starting' and name in ('loading', 'planning', 'enhancing')
+        before = 'between' if first else self._phase
         self._phase = name
         self._write()
         yield

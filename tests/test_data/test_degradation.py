@@ -8,7 +8,7 @@ import torch
 from basicsr.utils.matlab_functions import imresize
 from PIL import Image
 
-from defsr.data.degradation import crop_to_multiple, degrade
+from defsr.data.degradation import crop_to_multiple, degrade, make_lq
 from defsr.utils.levels import round_to_8_bit
 
 
@@ -59,3 +59,12 @@ def test_round_to_8_bit():
 def test_sides_must_be_multiples(degradation):
     with pytest.raises(ValueError, match='scale=4'):
         degrade(torch.zeros(3, 10, 12), 4, degradation)
+
+
+def test_make_lq_cuts_first(stereo):
+    image = stereo[0][0, :, :50, :61]
+    gt, lq = make_lq(image, 4, 'pil', 'a.png')
+    assert torch.equal(gt, crop_to_multiple(image, 4))
+    assert torch.equal(lq, degrade(gt, 4, 'pil'))
+    with pytest.raises(ValueError, match='a.png has a side below scale=4. Remove it.'):
+        make_lq(image[:, :3], 4, 'matlab', 'a.png')

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from defsr.diffusion import NoiseSchedule
+from defsr.diffusion.schedule import build_schedule, complete_schedule
 
 DEF = NoiseSchedule.linear(1e-6, 1e-2)
 ADM = NoiseSchedule.linear(1e-4, 2e-2)
@@ -121,3 +122,13 @@ def test_cosine_is_the_published_one():
 def test_cosine_out_of_range(options):
     with pytest.raises(ValueError, match=f'schedule:{next(iter(options))}'):
         NoiseSchedule.cosine(**options)
+
+
+@pytest.mark.parametrize('given', [{}, {'beta_start': 0.01}, {'type': 'cosine'}], ids=str)
+def test_a_completed_schedule_is_the_same(given):
+    defaults = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
+    full = complete_schedule(given, defaults)
+    linear = {'type': 'linear'} | defaults | given
+    assert full == ({'num_train_steps': 1000} | given if given.get('type') else linear)
+    one, two = (build_schedule('s', opt, defaults) for opt in (given, full))
+    assert torch.equal(one.alpha_bar, two.alpha_bar)

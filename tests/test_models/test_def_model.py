@@ -11,7 +11,11 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
+from caches import NETWORK, write_prior
+from caches import options as enhance_options
 from tiny import loader_of, train, weights, with_gan
+
+from defsr.enhancing import fill_caches
 
 
 def test_reconstruction_alone_first_then_all_losses(opt):
@@ -220,7 +224,7 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     for role in ('de', 'ref_de'):
         folder = 'gt' if role == 'de' else 'ref'
         opt['datasets']['train'][f'dataroot_{role}'] = str(tmp_path / folder)
-    opt['match_key'] = 'ref_enhanced'
+    opt |= {'match_key': 'ref_enhanced', 'check_cache': False}
     model = build_model(deepcopy(opt))
 
     def refuse(lq):
@@ -231,6 +235,58 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     torch.testing.assert_close(model.de, model.gt)
     model.opt['val']['tile'] = 64
     model.test()
+
+
+@pytest.fixture
+def cached(opt, tmp_path):
+    """The options with a diffusion enhancer, and caches of it for both data sets."""
+    opt['network_e'] = deepcopy(NETWORK)
+    opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
+    roots = {f'dataroot_{role}': str(tmp_path / role) for role in ('gt', 'ref')}
+    outs = {kind: str(tmp_path / kind) for kind in ('de', 'ref_de')}
+    wanted = {'enhance': ['de', 'ref_de'], 'out': outs}
+    fill_caches(enhance_options(tmp_path / 'prior.pth', train=roots | wanted))
+    for block in opt['datasets'].values():
+        block |= {f'dataroot_{kind}': out for kind, out in outs.items()}
+    return opt
+
+
+@pytest.mark.parametrize('is_train', [True, False])
+def test_caches_of_its_own_enhancer(cached, is_train, monkeypatch):
+    model = build_model(deepcopy(cached) | {'is_train': is_train, 'match_key': 'ref_enhanced'})
+    batch = next(iter(loader_of(cached, 'val')))
+    model.feed_data(batch)
+    cached_sr = model.pipeline.restore(model.net_g, model.lq, model.refs, model.de, model.ref_des)
+    online_sr = model.pipeline.restore(model.net_g, model.lq, model.refs)
+    assert (cached_sr.de - online_sr.de).abs().max() <= 0.5 / 255 + 1e-6
+    monkeypatch.setattr(model.net_e, 'forward', None)
+    if is_train:
+        assert 'l_g_pix' in train(model, cached, 1, 1)[0]
+
+
+@pytest.mark.parametrize('is_train', [True, False])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda o: o['network_e']['diffusion'].update(num_steps=4), 'datasets:train:dataroot_de is '
+         '.*another enhancer made: diffusion:num_steps 4 here, 3 in the cache.*check_cache: false'),
+        (lambda o: write_prior(o['path']['pretrain_network_e'], seed=9),
+         'another enhancer made: denoiser_sha256 '),
+        (lambda o: o['datasets']['val'].update(dataroot_de=o['datasets']['val']['dataroot_ref_de']),
+         'datasets:val:dataroot_de is .*which holds ref_de images'),
+        (lambda o: o['datasets']['val'].update(dataroot_ref_de=o['datasets']['val']['dataroot_de']),
+         'datasets:val:dataroot_ref_de is .*which holds de images'),
+        (lambda o: o['datasets']['val'].update(dataroot_de=o['datasets']['val']['dataroot_gt']),
+         'datasets:val:dataroot_de is .*no enhancer.json.*check_cache: false'),
+    ],
+    ids=['steps', 'weights', 'references', 'inputs', 'no record'],
+)  # fmt: skip
+def test_caches_of_another_one_are_refused(cached, is_train, change, message):
+    change(cached)
+    cached['is_train'] = is_train
+    with pytest.raises(ValueError, match=message):
+        build_model(deepcopy(cached))
+    build_model(deepcopy(cached) | {'check_cache': False})
 
 
 def test_weights_of_the_extractor_can_be_given(opt, tmp_path):

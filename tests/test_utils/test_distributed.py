@@ -54,6 +54,25 @@ def test_a_process_that_ends_is_named_not_waited_for(tmp_path):
     assert time.monotonic() - begin < 30
 
 
+def test_what_the_main_process_does_for_all(tmp_path):
+    def work(rank):
+        done = []
+        value = distributed.on_main(lambda: done.append(rank) or 'made')
+
+        def refuse():
+            raise FileNotFoundError(f'rank {rank} has no such file')
+
+        try:
+            distributed.on_main(refuse)
+        except OSError as error:
+            return value, done, type(error).__name__, str(error)
+
+    one, two = in_processes(2, work, tmp_path)
+    told = ('FileNotFoundError', 'rank 0 has no such file')
+    assert one == ('made', [0], *told) and two == ('made', [], *told)
+    assert distributed.on_main(lambda: 3) == 3
+
+
 def test_other_errors_pass(tmp_path):
     with pytest.raises(RuntimeError, match='gloo'), distributed.losses_explained():
         raise RuntimeError('gloo, but there is one process only')

@@ -1,0 +1,73 @@
+"""What all enhancers share: the operator they invert, and what their results depend on."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from defsr.diffusion.operators import BicubicDownsample
+from defsr.utils.checks import check_at_least, check_choice
+from defsr.utils.fingerprints import plain
+from defsr.utils.levels import round_to_8_bit
+
+BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
+# Options, of the class and of `diffusion`, that change a result by no more than rounding.
+WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last'))
+NETWORKS = ('denoiser',)  # whose class says itself what there is to know of them
+FINGERPRINT_FORMAT = 1  # to be raised when the same options give other images
+
+
+class Enhancer(nn.Module):
+    """What all enhancers share: the degradation they invert.
+
+    Args:
+        scale: upsampling factor, >= 2.
+        degradation: ``matlab`` or ``pil``, how the LR images were made.
+
+    Attributes:
+        operator: the degradation as an object.
+        costly: True if one image takes so long that training should read a cache.
+    """
+
+    costly = False
+
+    def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
+        super().__init__()
+        self.scale = check_at_least('network_e:scale', scale, 2)
+        self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
+        self.operator = BicubicDownsample(scale, BORDERS[degradation])
+
+    def fingerprint(self) -> dict[str, object]:
+        """Everything that determines I_DE, as JSON holds it; caches carry it along.
+
+        Of an argument of the constructor it takes the attribute of that name.
+        """
+        names = ('scale', 'degradation', *inspect.signature(type(self)).parameters)
+        options = {
+            name: getattr(self, name)
+            for name in dict.fromkeys(names)
+            if name not in WITHOUT_EFFECT and name not in NETWORKS
+        }
+        head = {'format': FINGERPRINT_FORMAT, 'type': type(self).__name__}
+        return plain(head | options, without=WITHOUT_EFFECT)
+
+    @torch.no_grad()
+    def residual(self, de: Tensor, lq: Tensor) -> dict[str, float]:
+        """How far an enhanced image is from degrading to ``lq``: max |A(de) - lq|.
+
+        Args:
+            de: (N,3,scale*h,scale*w) RGB, [0, 1] or beyond (as ``enhance`` returns it).
+            lq: (N,3,h,w) RGB in [0, 1].
+
+        Returns:
+            ``unclamped`` for ``de`` as it is, ``clamped`` to [0, 1], and ``rounded`` to 8 bit.
+        """
+        forms = {
+            'unclamped': de,
+            'clamped': de.clamp(0, 1),
+            'rounded': round_to_8_bit(de),
+        }
+        return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}

@@ -1,0 +1,149 @@
+"""``Enhancer.fingerprint``: all that changes I_DE, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+from caches import DENOISER, build, write_prior
+from caches import DIFFUSION as DIFFUSION_OF_TESTS
+
+from defsr.archs.enhancer_arch import DIFFUSION, BicubicEnhancer, DDNMEnhancer
+from defsr.archs.enhancer_base import WITHOUT_EFFECT
+
+CHANGED = {
+    'num_steps': 4,
+    'eta': 0.25,
+    'sigma_y': 'quantization',
+    'travel': [2, 2],
+    'start': 'lq',
+    'start_alpha_bar': 0.25,
+    'end_alpha_bar': 0.999,
+    'temperature': 0.5,
+    'grid': 'trailing',
+    'rule': 'ddim',
+    'schedule': {'beta_start': 2e-6},
+    'denoiser_schedule': {'type': 'cosine'},
+    'prediction': 'v',
+    'strategy': 'blend',
+    'tile': 128,
+    'overlap': 64,
+    'seed': 1,
+}
+
+
+def test_every_sampling_option_is_tried():
+    assert set(DIFFUSION) - set(CHANGED) == {'windows_per_batch'}
+
+
+@pytest.mark.parametrize('key', CHANGED)
+def test_a_sampling_option_changes_it(key):
+    before, after = (build(**more).fingerprint() for more in ({}, {key: CHANGED[key]}))
+    changed = [k for k in before['diffusion'] if before['diffusion'][k] != after['diffusion'][k]]
+    assert changed == [key]
+
+
+def test_what_only_rounds_does_not():
+    torch.manual_seed(0)
+    one = build().fingerprint()
+    torch.manual_seed(0)
+    assert build(windows_per_batch=1).fingerprint() == one
+    for option in ({'channels_last': False}, {'compile': True}):
+        torch.manual_seed(0)
+        other = DDNMEnhancer(DENOISER, diffusion=DIFFUSION_OF_TESTS, **option)
+        assert other.fingerprint() == one
+    assert {'windows_per_batch', 'compile', 'channels_last'} == WITHOUT_EFFECT
+
+
+def test_weights_and_denoiser_change_it(tmp_path):
+    one = build(write_prior(tmp_path / 'one.pth')).fingerprint()
+    again = build(write_prior(tmp_path / 'again.pth')).fingerprint()
+    other = build(write_prior(tmp_path / 'other.pth', seed=4)).fingerprint()
+    assert one == again
+    assert {k for k in one if one[k] != other[k]} == {'denoiser_sha256'}
+    wide = DDNMEnhancer(DENOISER | {'emb_ch': 16}).fingerprint()
+    assert wide['denoiser'] != one['denoiser']
+
+
+def test_scale_degradation_and_class_change_it():
+    two, four = (DDNMEnhancer(DENOISER, scale=scale).fingerprint() for scale in (2, 4))
+    assert two['scale'] != four['scale']
+    pil = DDNMEnhancer(DENOISER, degradation='pil').fingerprint()
+    assert pil['degradation'] != four['degradation']
+    assert BicubicEnhancer(3).fingerprint() == {
+        'format': 1,
+        'type': 'BicubicEnhancer',
+        'scale': 3,
+        'degradation': 'matlab',
+    }
+
+
+def test_precision_changes_it():
+    torch.manual_seed(0)
+    one = DDNMEnhancer(DENOISER).fingerprint()
+    torch.manual_seed(0)
+    half = DDNMEnhancer(DENOISER, precision='bf16').fingerprint()
+    assert {k for k in one if one[k] != half[k]} == {'precision'}
+
+
+def test_a_denoiser_that_knows_its_training(diffusers_pipeline, tmp_path):
+    """Where it lies does not count; what its files say of the network and its training does."""
+
+    def of(folder):
+        return DDNMEnhancer({'type': 'DiffusersUNet', 'folder': str(folder)}).fingerprint()
+
+    one = of(diffusers_pipeline)
+    assert one['diffusion']['prediction'] == 'v'
+    for number, (file, old, new) in enumerate(
+        (
+            ('unet/config.json', '', ''),
+            ('unet/config.json', '"act_fn": "silu"', '"act_fn": "mish"'),
+            (
+                'scheduler/scheduler_config.json',
+                '"num_train_timesteps": 500',
+                '"num_train_timesteps": 400',
+            ),
+            ('scheduler/scheduler_config.json', '"v_prediction"', '"sample"'),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(diffusers_pipeline, folder)
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new) if old else text)
+        assert (of(folder) == one) == (not old), (old, new)
+
+
+def test_written_out_defaults_do_not():
+    torch.manual_seed(0)
+    short = DDNMEnhancer(DENOISER)
+    torch.manual_seed(0)
+    long = DDNMEnhancer(
+        DENOISER | {'num_in_ch': 3, 'unshuffle': 2},
+        scale=4,
+        diffusion=deepcopy(DIFFUSION) | {'travel': [1, 1], 'schedule': {'type': 'linear'}},
+        degradation='matlab',
+    )
+    assert short.fingerprint() == long.fingerprint()
+
+
+def test_it_is_plain_data():
+    fingerprint = build().fingerprint()
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+
+
+class Softer(BicubicEnhancer):
+    """An enhancer of somebody else's, with an option of its own."""
+
+    def __init__(self, scale: int = 4, strength: float = 0.5, compile: bool = False) -> None:
+        super().__init__(scale)
+        self.strength = strength
+
+
+def test_options_of_a_subclass_are_in_it():
+    fingerprint = Softer(strength=0.25).fingerprint()
+    assert fingerprint['type'] == 'Softer' and fingerprint['strength'] == 0.25
+    assert 'compile' not in fingerprint
