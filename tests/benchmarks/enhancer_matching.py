@@ -43,11 +43,13 @@ SIZE = (256, 320)
 OPERATOR = BicubicDownsample(4)
 KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
 ALL_FIVE = 'cufed5, all at once'
+BEST = 'DDNM+, to 0.995'  # of those tried: DDNM+ for 8 bit, the cleanest levels left out
 # What to try beside the option file's own sampling.
 SETTINGS: dict[str, dict[str, object]] = {
     'default': {},
     '50 steps': {'num_steps': 50},
     'DDNM+ for 8 bit': {'sigma_y': 'quantization'},
+    BEST: {'sigma_y': 'quantization', 'end_alpha_bar': 0.995},
     'sample': {'temperature': 1.0, 'eta': 0.0},
     'noise, eta 0.85, 50 steps': {
         'num_steps': 50, 'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0,
@@ -55,7 +57,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
 }  # fmt: skip
 
-Enhance = Callable[[Tensor], Tensor]
+Enhance = Callable[[Tensor], Tensor] | None  # None: the ground truth itself
+Shares = dict[str, dict[str, float]]  # query -> key -> share
 
 
 def pairs(root: str) -> dict[str, tuple[Tensor, list[Tensor]]]:
@@ -84,21 +87,22 @@ def positions(net_t: nn.Module, query: Tensor, references: ReferenceKeys) -> Ten
 
 def shares(
     net_t: nn.Module, gt: Tensor, refs: Sequence[Tensor], queries: Mapping[str, Enhance]
-) -> dict[str, float]:
-    """``query / key`` -> share of positions at most one position away from the GT query's."""
+) -> Shares:
+    """Share of positions at most one position away from the GT query's match."""
     lq = lq_of(gt)
     plain = {'ref': RefSRPipeline(None, net_t, 'ref').prepare(refs)}
     plain['ref_down_up'] = RefSRPipeline(interpolate, net_t, 'ref_down_up').prepare(refs)
     truth = positions(net_t, gt, plain['ref'])
-    found = {}
-    for label, enhance in {**queries, 'GT': None}.items():
+    found: Shares = {}
+    for label, enhance in queries.items():
         query, keys = gt, dict(plain)
         if enhance is not None:
             query = enhance(lq)
             keys['ref_enhanced'] = RefSRPipeline(enhance, net_t, 'ref_enhanced').prepare(refs)
+        found[label] = {}
         for name, references in keys.items():
             distance = (positions(net_t, query, references) - truth).abs().amax(dim=0)
-            found[f'{label} / {name}'] = float((distance <= 1).float().mean())
+            found[label][name] = float((distance <= 1).float().mean())
     return found
 
 
@@ -106,16 +110,16 @@ def interpolate(lq: Tensor) -> Tensor:
     return upsample_bicubic(lq, 4)
 
 
-def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+def table(rows: Mapping[str, Shares]) -> list[str]:
     """Markdown: a line per query and key, a column per pair, the mean over cufed5 last."""
     cufed = [name for name in rows if name.startswith('cufed5') and name != ALL_FIVE]
-    names = list(rows)
-    lines = ['| query / key | ' + ' | '.join(names) + ' | cufed5, mean of 1 to 5 |']
-    lines.append('| --- |' + ' ---: |' * (len(names) + 1))
-    for label in next(iter(rows.values())):
-        cells = [f'{rows[name][label]:.3f}' for name in names]
-        cells.append(f'{sum(rows[name][label] for name in cufed) / len(cufed):.3f}')
-        lines.append(f'| {label} | ' + ' | '.join(cells) + ' |')
+    lines = ['| query / key | ' + ' | '.join(rows) + ' | cufed5, mean of 1 to 5 |']
+    lines.append('| --- |' + ' ---: |' * (len(rows) + 1))
+    for query, keys in next(iter(rows.values())).items():
+        for key in keys:
+            cells = [f'{shares[query][key]:.3f}' for shares in rows.values()]
+            cells.append(f'{sum(rows[name][query][key] for name in cufed) / len(cufed):.3f}')
+            lines.append(f'| {query} / {key} | ' + ' | '.join(cells) + ' |')
     return lines
 
 
@@ -123,20 +127,19 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
     """Grouped bars: one group per pair, one bar per query and key."""
     from matplotlib.figure import Figure
 
-    labels = [
-        f'{query} / {key}' for query, key in product(('bicubic', 'A_pinv y', 'default'), KEYS)
-    ]
     figure = Figure(figsize=(10, 3.8), dpi=110, layout='constrained')
     axis = figure.subplots()
-    colours = {'bicubic': '#999999', 'A_pinv y': '#e0a030', 'default': '#2060c0'}
+    colours = {'bicubic': '#999999', 'A_pinv y': '#e0a030', 'default': '#2060c0', BEST: '#20a060'}
     shades = {'ref': 0.35, 'ref_down_up': 0.65, 'ref_enhanced': 1.0}
-    width = 0.8 / len(labels)
-    for number, label in enumerate(labels):
-        query, key = label.split(' / ')
-        places = [i + (number - len(labels) / 2) * width for i in range(len(rows))]
-        values = [row[label] for row in rows.values()]
-        name = label.replace('default', 'I_DE')
-        axis.bar(places, values, width, color=colours[query], alpha=shades[key], label=name)
+    bars = [
+        (query, key) for query, key in product(colours, KEYS) if query in next(iter(rows.values()))
+    ]
+    width = 0.8 / len(bars)
+    for number, (query, key) in enumerate(bars):
+        places = [i + (number - len(bars) / 2) * width for i in range(len(rows))]
+        values = [shares[query][key] for shares in rows.values()]
+        label = f'{query} / {key}'.replace('default', 'I_DE')
+        axis.bar(places, values, width, color=colours[query], alpha=shades[key], label=label)
     axis.set_xticks(range(len(rows)), list(rows))
     axis.set(ylabel='share matched as GT', title='query / key')
     axis.legend(fontsize=7, ncols=3)
@@ -157,15 +160,15 @@ def main() -> None:
     args = parser.parse_args()
     factory = EnhancerFactory(args.options, args.weights)
     net_t, record = texture_extractor(), Record(args.record)
-    queries: dict[str, Enhance] = {
-        'bicubic': interpolate,
-        'A_pinv y': OPERATOR.A_pinv,
-    }
+    queries: dict[str, Enhance] = {'bicubic': interpolate, 'A_pinv y': OPERATOR.A_pinv}
     queries |= {label: factory.make(SETTINGS[label]).enhance for label in args.settings}
+    queries['GT'] = None
+    rows: dict[str, Shares] = {}
     for name, (gt, refs) in tqdm(pairs(data_root(args.data)).items(), unit='pair'):
-        if name not in record:
-            record.add(name, {'shares': shares(net_t, gt, refs, queries)})
-    rows = {name: row['shares'] for name, row in record.rows.items()}
+        todo = {label: how for label, how in queries.items() if f'{name} / {label}' not in record}
+        for label, found in shares(net_t, gt, refs, todo).items() if todo else ():
+            record.add(f'{name} / {label}', {'shares': found})
+        rows[name] = {label: record.rows[f'{name} / {label}']['shares'] for label in queries}
     tqdm.write('\n'.join(['', *table(rows)]))
     if args.figure:
         draw(rows, args.figure)
