@@ -3,8 +3,8 @@
     python tests/benchmarks/seams.py --data DIR --weights PRIOR.pth --figure docs/images/seams.jpg
 
 Prints the seam ratio (``defsr.metrics.seams``) where windows begin and where they end, the
-distance from the measurement and the time, and draws a crop with a border for each strategy: where
-``replace`` shows its borders most. ``--diffusion '{eta: 1.0}'`` changes sampling options.
+distance from the measurement and the time, and draws a crop across an overlap for each
+strategy, where borders show most. ``--diffusion '{eta: 1.0}'`` changes sampling options.
 """
 
 from __future__ import annotations
@@ -87,15 +87,22 @@ def ratios(image: Tensor, lines: Mapping[str, tuple[list, list]]) -> list[str]:
     return [f'{seam_ratio(image, *lines[kind]):.3f}' for kind in ('begin', 'end')]
 
 
-def showiest_border(images: Mapping[str, Tensor], columns: list[int], side: int) -> Window:
-    """A crop around the stretch of a column's border where ``replace`` steps most over ``full``."""
-    steps = {name: images[name].diff(dim=-1).abs().mean(dim=(0, 1)) for name in images}
-    more = steps['replace'] - steps['full']
-    stretch = F.avg_pool1d(more.T[:, None], side, stride=4)[:, 0]  # (columns, places)
-    height, width = more.shape[0], more.shape[1] + 1
-    best = max(columns, key=lambda column: float(stretch[column - 1].max()))
-    top = min(4 * int(stretch[best - 1].argmax()), height - side)
-    left = min(max(best - side // 2, 0), width - side)
+def showiest_overlap(images: Mapping[str, Tensor], lines: Mapping, side: int) -> Window:
+    """A crop across an overlap of neighbours in a row of windows, where the borders show most.
+
+    ``replace`` has its border where the later window begins, ``mask_shift`` where the earlier one
+    ends; what counts is their steps there over those of ``full``.
+    """
+    steps = {name: image.diff(dim=-1).abs().mean(dim=(0, 1)) for name, image in images.items()}
+    height, width = images['full'].shape[-2:]
+    found = []
+    for begin, end in zip(lines['begin'][1], lines['end'][1], strict=True):
+        more = steps['replace'][:, begin - 1] - steps['full'][:, begin - 1]
+        more = more + steps['mask_shift'][:, end - 1] - steps['full'][:, end - 1]
+        stretch = more.unfold(0, min(side, height), 1).mean(dim=1)
+        found.append((float(stretch.max()), int(stretch.argmax()), (begin + end) // 2))
+    _, top, middle = max(found)
+    left = min(max(middle - side // 2, 0), width - side)
     return Window(top, top + side, left, left + side)
 
 
@@ -151,7 +158,7 @@ def main() -> None:
     height, width = args.size
     lines = borders(cover(height, width, args.tile, args.overlap, 4), height, width)
     if args.figure:
-        crop = showiest_border(images, all_borders(lines)[1], args.crop)
+        crop = showiest_overlap(images, lines, args.crop)
         save_figure(args.figure, images, crop, lines)
     head = ['image', 'seam ratio, begin', 'seam ratio, end', 'residual', 's']
     prior = 'a trained prior' if args.weights else 'an untrained prior'
