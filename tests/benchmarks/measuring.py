@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
@@ -134,6 +135,8 @@ def resident_mib(field: str = 'VmRSS') -> float:
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
     """Seconds and processor seconds of one run, MiB that the process grew by at its peak."""
+    with suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
     before = resident_mib()
     start, start_cpu = time.perf_counter(), time.process_time()
     work()
