@@ -127,7 +127,7 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
     """Grouped bars: one group per pair, one bar per query and key."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.8), dpi=110, layout='constrained')
+    figure = Figure(figsize=(10, 4.4), dpi=110, layout='constrained')
     axis = figure.subplots()
     colours = {'bicubic': '#999999', 'A_pinv y': '#e0a030', 'default': '#2060c0', BEST: '#20a060'}
     shades = {'ref': 0.35, 'ref_down_up': 0.65, 'ref_enhanced': 1.0}
@@ -141,8 +141,8 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
         label = f'{query} / {key}'.replace('default', 'I_DE')
         axis.bar(places, values, width, color=colours[query], alpha=shades[key], label=label)
     axis.set_xticks(range(len(rows)), list(rows))
-    axis.set(ylabel='share matched as GT', title='query / key')
-    axis.legend(fontsize=7, ncols=3)
+    axis.set(ylabel='share matched as GT', title='Matching, by query / key')
+    figure.legend(loc='outside lower center', fontsize=8, ncols=4)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format='png')
 
