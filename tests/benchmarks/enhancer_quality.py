@@ -139,7 +139,7 @@ def draw(record: Record, path: str) -> None:
     """PSNR-Y and trunk distance over the number of steps, one line per way to sample."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout='constrained')
+    figure = Figure(figsize=(9, 3.9), dpi=110, layout='constrained')
     axes = figure.subplots(1, 2)
     short = [row for row in record.rows.values() if row['steps'] <= 100]
     for axis, key, title in zip(
@@ -158,7 +158,8 @@ def draw(record: Record, path: str) -> None:
         ticks = sorted({row['steps'] for row in short} - {0})
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', fontsize=8, ncols=len(labels))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format='png')
 
