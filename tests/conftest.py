@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ import defsr  # noqa: F401  (registers everything, applies the patches)
 def rng() -> torch.Generator:
     """A generator with a fixed seed; pass it on, so that no test depends on another."""
     return torch.Generator().manual_seed(20)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: sums are cut into as many parts as there are threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='session')

@@ -43,7 +43,8 @@ def call(monkeypatch, *arguments: str) -> int:
     return 0
 
 
-def test_one_process_and_torchrun_make_the_same(file, monkeypatch, capsys):
+def test_one_process_and_torchrun_make_the_same(file, monkeypatch, capsys, one_thread):
+    """To the last bit with one thread, which is what torchrun gives each process."""
     assert call(monkeypatch, '-opt', file) == 0
     said = capsys.readouterr().err
     assert 'pairs de: 3 images are in de.' in said and 'image/s' in said
