@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,11 +94,11 @@ def centre(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def crops(
-    root: str, sets: Sequence[str], side: int, per_set: int | None = None
+    root: Path, sets: Sequence[str], side: int, per_set: int | None = None
 ) -> Iterator[tuple[str, str, Tensor]]:
     """(set, name, GT (1,3,side,side)): the centre of each image; of CUFED5 the input only."""
     for name in sets:
-        source = ImageSource('--data', os.path.join(root, name))
+        source = ImageSource('--data', root / name)
         images = ['001_0.png'] if name == 'cufed5' else source.names()
         for image in images[:per_set]:
             yield name, image, centre(source.read(image)[None], side, side)
@@ -119,14 +117,6 @@ def psnr_ssim_y(image: Tensor, gt: Tensor) -> dict[str, float]:
         'psnr': float(calculate_psnr(one, other, **options)),
         'ssim': float(calculate_ssim(one, other, **options)),
     }
-
-
-def data_root(argument: str | None) -> str:
-    """The folder of benchmark images, or a clear end."""
-    root = argument or os.environ.get('DEFSR_DATA')
-    if not root or not os.path.isdir(root):
-        sys.exit(f'--data (or DEFSR_DATA) is {root}; give the folder of docs/datasets.md.')
-    return root
 
 
 def timed(function, *args) -> tuple[object, float]:

@@ -24,10 +24,10 @@ from enhancer_cases import (
     EnhancerFactory,
     Record,
     centre,
-    data_root,
     lq_of,
     texture_extractor,
 )
+from measuring import data_argument
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -61,10 +61,10 @@ Enhance = Callable[[Tensor], Tensor] | None  # None: the ground truth itself
 Shares = dict[str, dict[str, float]]  # query -> key -> share
 
 
-def pairs(root: str) -> dict[str, tuple[Tensor, list[Tensor]]]:
+def pairs(root: Path) -> dict[str, tuple[Tensor, list[Tensor]]]:
     """Name -> (GT, references), each (1,3,256,320)."""
     stereo = ImageSource('scikit-image', Path(skimage.__file__).parent / 'data')
-    cufed = ImageSource('--data', Path(root) / 'cufed5')
+    cufed = ImageSource('--data', root / 'cufed5')
 
     def read(source: ImageSource, name: str) -> Tensor:
         return centre(source.read(name)[None], *SIZE)
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--data', help='folder of benchmark images; default: DEFSR_DATA')
+    data_argument(parser)
     parser.add_argument('--options', default=OPTIONS)
     parser.add_argument('--weights')
     parser.add_argument('--settings', nargs='*', default=list(SETTINGS), choices=list(SETTINGS))
@@ -164,7 +164,7 @@ def main() -> None:
     queries |= {label: factory.make(SETTINGS[label]).enhance for label in args.settings}
     queries['GT'] = None
     rows: dict[str, Shares] = {}
-    for name, (gt, refs) in tqdm(pairs(data_root(args.data)).items(), unit='pair'):
+    for name, (gt, refs) in tqdm(pairs(args.data).items(), unit='pair'):
         todo = {label: how for label, how in queries.items() if f'{name} / {label}' not in record}
         for label, found in shares(net_t, gt, refs, todo).items() if todo else ():
             record.add(f'{name} / {label}', {'shares': found})

@@ -22,12 +22,12 @@ from enhancer_cases import (
     Record,
     Setting,
     crops,
-    data_root,
     lq_of,
     psnr_ssim_y,
     texture_extractor,
     timed,
 )
+from measuring import data_argument
 from torch import Tensor
 from tqdm import tqdm
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, record: Record) -> None:
         'bicubic': lambda lq: upsample_bicubic(lq, 4),
         'A_pinv y': OPERATOR.A_pinv,
     }
-    cases = list(crops(data_root(args.data), args.sets, args.side, args.per_set))
+    cases = list(crops(args.data, args.sets, args.side, args.per_set))
     long = first_two_of_each_set(cases)
     jobs = []
     for name, image, gt in cases:
@@ -168,7 +168,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--data', help='folder of benchmark images; default: DEFSR_DATA')
+    data_argument(parser)
     parser.add_argument('--sets', nargs='+', default=list(SETS), choices=SETS)
     parser.add_argument('--options', default=OPTIONS)
     parser.add_argument('--weights')
