@@ -106,17 +106,11 @@ def build_enhancer(opt: Mapping[str, object]) -> Enhancer:
     if enhancer.scale != opt['scale']:
         raise ValueError(f'network_e:scale is {enhancer.scale}, but scale is {opt["scale"]}.')
     weights = (opt.get('path') or {}).get('pretrain_network_e')
-    kind = type(enhancer).__name__
-    has_weights = getattr(enhancer, 'is_pretrained', False)
-    if enhancer.costly and weights is None and not has_weights:
+    if enhancer.costly and weights is None and not enhancer.is_pretrained:
+        kind = type(enhancer).__name__
         raise ValueError(
             f'path:pretrain_network_e is missing. {kind} is of no use without the weights of its '
             'denoiser: name their file.'
-        )
-    if not enhancer.costly and weights is not None:
-        raise ValueError(
-            f'path:pretrain_network_e is {weights}, but network_e is {kind}, which has no '
-            'weights. Remove the option.'
         )
     if weights is not None:
         enhancer.load_denoiser(weights)

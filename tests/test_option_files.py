@@ -10,6 +10,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
+from denoisers import TINY_ADM
 
 from defsr.archs.pipeline import MATCH_KEYS
 from defsr.data.triplet_options import TripletOptions
@@ -32,15 +33,6 @@ ANNOTATED = [
     for name in ('train_DEF_x4', 'test_DEF', 'train_prior_256', 'enhance_CUFED')
 ]
 # BasicSR's words, explained in its own documentation.
-TINY_DENOISER = {
-    'type': 'ADMUNet',
-    'image_size': 32,
-    'num_feat': 32,
-    'num_res_block': 1,
-    'channel_mult': [1, 2],
-    'attention_resolutions': [16],
-    'num_head_channels': 32,
-}
 BASICSR_WORDS = {
     'name', 'type', 'io_backend', 'optim_g', 'optim_d', 'scheduler', 'lr', 'weight_decay',
     'betas', 'milestones', 'gamma', 'loss_weight', 'reduction', 'gan_type', 'layer_weights',
@@ -101,7 +93,7 @@ def test_networks_are_built(path):
         if 'denoiser' in block:
             with torch.device('meta'):
                 build_network(block['denoiser'])
-            block['denoiser'] = TINY_DENOISER
+            block['denoiser'] = TINY_ADM
         if block['type'] == 'ADMUNet':
             with torch.device('meta'):
                 assert isinstance(build_network(block), torch.nn.Module)

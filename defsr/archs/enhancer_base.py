@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -30,15 +31,24 @@ class Enhancer(nn.Module):
     Attributes:
         operator: the degradation as an object.
         costly: True if one image takes so long that training should read a cache.
+        is_pretrained: True if it has trained weights from its own arguments on.
     """
 
     costly = False
+    is_pretrained = False
 
     def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
         super().__init__()
         self.scale = check_at_least('network_e:scale', scale, 2)
         self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
         self.operator = BicubicDownsample(scale, BORDERS[degradation])
+
+    def load_denoiser(self, path: str | Path) -> None:
+        """Load weights; ValueError for an enhancer that has none, as this one."""
+        raise ValueError(
+            f'path:pretrain_network_e is {path}, but network_e is {type(self).__name__}, which has '
+            'no weights. Remove the option.'
+        )
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that determines I_DE, as JSON holds it; caches carry it along.

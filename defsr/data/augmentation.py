@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from defsr.ops.padding import reflect_index
+
 RefAugment = Literal['together', 'independent', 'none']
 REF_AUGMENTS = ('together', 'independent', 'none')
 
@@ -95,12 +97,6 @@ def crop(image: Tensor, top: int, left: int, size: int) -> Tensor:
     height, width = image.shape[-2:]
     if top + size <= height and left + size <= width:
         return image[..., top : top + size, left : left + size]
-    rows = _reflect(torch.arange(top, top + size), height)
-    columns = _reflect(torch.arange(left, left + size), width)
+    rows = reflect_index(torch.arange(top, top + size), height)
+    columns = reflect_index(torch.arange(left, left + size), width)
     return image[..., rows, :][..., columns]
-
-
-def _reflect(index: Tensor, length: int) -> Tensor:
-    period = max(2 * (length - 1), 1)
-    index = index % period
-    return torch.where(index < length, index, period - index)

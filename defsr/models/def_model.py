@@ -72,16 +72,11 @@ class DEFModel(SRGANModel):
 
     def _load_denoiser(self, path: str | None) -> None:
         if path is None:
-            if self.net_e.costly and not getattr(self.net_e, 'is_pretrained', False):
+            if self.net_e.costly and not self.net_e.is_pretrained:
                 get_root_logger().warning(
                     'path:pretrain_network_e is not set: the denoiser is untrained.'
                 )
             return
-        if not self.net_e.costly:
-            raise ValueError(
-                f'path:pretrain_network_e is {path}, but network_e is '
-                f'{type(self.net_e).__name__}, which has no weights. Remove the option.'
-            )
         self.net_e.load_denoiser(path)
         get_root_logger().info(f'Loaded the denoiser from {path}.')
 

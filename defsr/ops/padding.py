@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def reflect_index(index: Tensor, length: int) -> Tensor:
+    """Positions >= 0 beyond an axis of ``length``, folded back into it, edges not repeated."""
+    period = max(2 * (length - 1), 1)
+    index = index % period
+    return torch.where(index < length, index, period - index)
+
+
 def pad_reflect(x: Tensor, multiple: int) -> Tensor:
     """Pad bottom and right by reflection (edge not repeated) up to a multiple.
 
@@ -20,7 +27,5 @@ def pad_reflect(x: Tensor, multiple: int) -> Tensor:
     for dim in (-2, -1):
         length = x.shape[dim]
         target = math.ceil(length / multiple) * multiple
-        period = max(2 * (length - 1), 1)
-        index = torch.arange(target, device=x.device) % period
-        x = x.index_select(dim, torch.where(index < length, index, period - index))
+        x = x.index_select(dim, reflect_index(torch.arange(target, device=x.device), length))
     return x

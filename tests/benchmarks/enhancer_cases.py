@@ -47,6 +47,7 @@ class EnhancerFactory:
         opt = load_options(options)
         self.block = {key: value for key, value in opt['network_e'].items() if key != 'type'}
         self.base = dict(self.block.pop('diffusion', {}))
+        self.denoiser: nn.Module | None = None
         whole = self.make({})
         whole.load_denoiser(weights or opt['path']['pretrain_network_e'])
         self.denoiser = whole.denoiser
@@ -54,7 +55,7 @@ class EnhancerFactory:
     def make(self, changes: Mapping[str, object]) -> DDNMEnhancer:
         """An enhancer with the file's options, but for ``changes``."""
         enhancer = DDNMEnhancer(**self.block, diffusion=self.base | dict(changes))
-        if hasattr(self, 'denoiser'):
+        if self.denoiser is not None:
             enhancer.denoiser = self.denoiser
         return enhancer
 

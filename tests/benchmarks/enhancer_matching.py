@@ -27,7 +27,7 @@ from enhancer_cases import (
     lq_of,
     texture_extractor,
 )
-from measuring import data_argument
+from measuring import data_argument, table
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -110,17 +110,16 @@ def interpolate(lq: Tensor) -> Tensor:
     return upsample_bicubic(lq, 4)
 
 
-def table(rows: Mapping[str, Shares]) -> list[str]:
+def rows_of(rows: Mapping[str, Shares]) -> str:
     """Markdown: a line per query and key, a column per pair, the mean over cufed5 last."""
     cufed = [name for name in rows if name.startswith('cufed5') and name != ALL_FIVE]
-    lines = ['| query / key | ' + ' | '.join(rows) + ' | cufed5, mean of 1 to 5 |']
-    lines.append('| --- |' + ' ---: |' * (len(rows) + 1))
+    lines = []
     for query, keys in next(iter(rows.values())).items():
         for key in keys:
             cells = [f'{shares[query][key]:.3f}' for shares in rows.values()]
             cells.append(f'{sum(rows[name][query][key] for name in cufed) / len(cufed):.3f}')
-            lines.append(f'| {query} / {key} | ' + ' | '.join(cells) + ' |')
-    return lines
+            lines.append([f'{query} / {key}', *cells])
+    return table(['query / key', *rows, 'cufed5, mean of 1 to 5'], lines)
 
 
 def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
@@ -169,7 +168,7 @@ def main() -> None:
         for label, found in shares(net_t, gt, refs, todo).items() if todo else ():
             record.add(f'{name} / {label}', {'shares': found})
         rows[name] = {label: record.rows[f'{name} / {label}']['shares'] for label in queries}
-    tqdm.write('\n'.join(['', *table(rows)]))
+    tqdm.write('\n' + rows_of(rows))
     if args.figure:
         draw(rows, args.figure)
 

@@ -27,7 +27,7 @@ from enhancer_cases import (
     texture_extractor,
     timed,
 )
-from measuring import data_argument
+from measuring import data_argument, table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -108,8 +108,8 @@ def mean(rows: Sequence[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
-def table(record: Record, sets: Sequence[str], images: set[str] | None = None) -> list[str]:
-    """Markdown lines: one row per setting, means over the images that all settings have."""
+def rows_of(record: Record, sets: Sequence[str], images: set[str] | None = None) -> str:
+    """Markdown: one row per setting, means over the images that all settings have."""
     groups: dict[tuple[str, int], list[dict]] = {}
     for row in record.rows.values():
         if images is None or f'{row["set"]}/{row["image"]}' in images:
@@ -117,7 +117,7 @@ def table(record: Record, sets: Sequence[str], images: set[str] | None = None) -
     head = ['setting', 'steps', 'images', 'PSNR-Y', 'SSIM-Y', 'trunk distance']
     head += [f'PSNR-Y {name}' for name in sets] + [f'trunk {name}' for name in sets]
     head += ['max abs(A I_DE - y)', 'seconds']
-    lines = ['| ' + ' | '.join(head) + ' |', '| --- |' + ' ---: |' * (len(head) - 1)]
+    lines = []
     for (label, steps), rows in sorted(groups.items(), key=lambda item: order(*item[0])):
         by_set = {name: [row for row in rows if row['set'] == name] for name in sets}
         cells = [label, str(steps or ''), str(len(rows))]
@@ -126,8 +126,8 @@ def table(record: Record, sets: Sequence[str], images: set[str] | None = None) -
         for key, digits in (('psnr', 2), ('trunk', 3)):
             cells += [f'{mean(r, key):.{digits}f}' if r else '' for r in by_set.values()]
         cells += [f'{max(row["residual"] for row in rows):.0e}', f'{mean(rows, "seconds"):.1f}']
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return lines
+        lines.append(cells)
+    return table(head, lines)
 
 
 def order(label: str, steps: int) -> tuple[int, str, int]:
@@ -187,10 +187,10 @@ def main() -> None:
     record = Record(args.record)
     run(args, record)
     every = sorted({f'{row["set"]}/{row["image"]}' for row in record.rows.values()})
-    lines = ['', f'{len(every)} images, {args.side}x{args.side}', '', *table(record, args.sets)]
+    lines = ['', f'{len(every)} images, {args.side}x{args.side}', '', rows_of(record, args.sets)]
     long = {f'{r["set"]}/{r["image"]}' for r in record.rows.values() if r['steps'] > 100}
     if long:
-        lines += ['', f'{len(long)} images', '', *table(record, args.sets, long)]
+        lines += ['', f'{len(long)} images', '', rows_of(record, args.sets, long)]
     tqdm.write('\n'.join(lines))
     if args.figure:
         draw(record, args.figure)

@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
-import cv2
 import torch
 from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from defsr.archs.enhancer_arch import DDNMEnhancer
+from defsr.data.image_source import ImageSource
 from defsr.utils.options import load_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,20 +69,12 @@ def build_enhancer(
     return enhancer
 
 
-def read_rgb(path: Path) -> Tensor:
-    """An image file as (1,3,H,W) RGB float32 in [0, 1]."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise FileNotFoundError(f'{path} cannot be read as an image.')
-    return torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1).float().div(255)[None]
-
-
 def photograph(data: Path, height: int, width: int, name: str = 'urban100/img_012.png') -> Tensor:
     """A real photograph of exactly that size, (1,3,height,width).
 
     A crop from the middle; repeated as mirror images, without steps, where it is too small.
     """
-    image = read_rgb(data / name)
+    image = ImageSource('--data', data).read(name)[None]
     for dim, wanted in ((-2, height), (-1, width)):
         while image.shape[dim] < wanted:
             image = torch.cat([image, image.flip(dim)], dim)

@@ -8,6 +8,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from denoisers import TINY_ADM
 from torch import nn
 from torch.testing import assert_close
 
@@ -16,15 +17,7 @@ from defsr.archs.denoiser_runtime import DenoiserRuntime
 from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.archs.unshuffle_unet_arch import UnshuffleUNet
 
-ADM = {
-    'type': 'ADMUNet',
-    'image_size': 32,
-    'num_feat': 32,
-    'num_res_block': 1,
-    'channel_mult': [1, 2],
-    'attention_resolutions': [16],
-    'num_head_channels': 16,
-}
+ADM = TINY_ADM | {'num_head_channels': 16}
 UNSHUFFLE = {'type': 'UnshuffleUNet', 'num_feat': [8, 16], 'num_block': 1, 'emb_ch': 16}
 
 

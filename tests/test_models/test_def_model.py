@@ -13,6 +13,7 @@ from basicsr.archs import build_network
 from basicsr.models import build_model
 from caches import NETWORK, write_prior
 from caches import options as enhance_options
+from denoisers import TINY_ADM
 from tiny import loader_of, train, weights, with_gan
 
 from defsr.enhancing import fill_caches
@@ -174,21 +175,10 @@ def test_wrong_options_end_in_one_line(opt, change, message):
         build_model(opt)
 
 
-DENOISER = {
-    'type': 'ADMUNet',
-    'image_size': 32,
-    'num_feat': 32,
-    'num_res_block': 1,
-    'channel_mult': [1, 2],
-    'attention_resolutions': [16],
-    'num_head_channels': 32,
-}
-
-
 def test_diffusion_in_every_iteration_must_be_asked_for(opt):
     opt['network_e'] = {
         'type': 'DDNMEnhancer',
-        'denoiser': DENOISER,
+        'denoiser': TINY_ADM,
         'diffusion': {'num_steps': 2},
     }
     with pytest.raises(ValueError, match='dataroot_de is not set.*allow_online: true'):
@@ -209,7 +199,7 @@ def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline, 
     opt['train']['allow_online'] = True
     logger = logging.getLogger('basicsr')
     logger.addHandler(caplog.handler)
-    for denoiser, number in ((complete, 0), (DENOISER, 1)):
+    for denoiser, number in ((complete, 0), (TINY_ADM, 1)):
         block = {'type': 'DDNMEnhancer', 'denoiser': denoiser, 'diffusion': {'num_steps': 2}}
         build_model(deepcopy(opt | {'network_e': block}))
         assert caplog.text.count('pretrain_network_e is not set') == number
