@@ -42,7 +42,7 @@ def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     """
     check_at_least('tile', side, 1)
     check_at_least('overlap', overlap, 0)
-    rows, columns = _cuts(height, side), _cuts(width, side)
+    rows, columns = even_cuts(height, side), even_cuts(width, side)
     tiles = []
     for top, bottom in rows:
         for left, right in columns:
@@ -56,7 +56,8 @@ def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     return tiles
 
 
-def _cuts(length: int, side: int) -> list[tuple[int, int]]:
+def even_cuts(length: int, side: int) -> list[tuple[int, int]]:
+    """(first, end) of the fewest pieces of about equal length, at most ``side``, that cover it."""
     number = -(-length // side)
     edges = [round(i * length / number) for i in range(number + 1)]
     return list(zip(edges, edges[1:], strict=False))
