@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +14,12 @@ from defsr.ops.tiles import even_cuts
 
 EPS = 1e-12
 TIE = 1e-6
-# Products of a tile: with their sums they fit the caches of two cores; a GPU wants few, large calls.
+# Products of a query tile with one row of keys: six such buffers stay in the caches of a CPU, while
+# a GPU wants few, large calls.
 CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**24
-NORM_ROWS = 16
-NUMROW = 1
+KEY_ROWS = 2  # of one matrix product
+NORM_ROWS = 16  # of one piece of the energy
 
 
 @torch.no_grad()
@@ -33,16 +35,17 @@ def match_patches(
 
     TTSR's semantics: patches around every position, zeros outside the map, borders take part.
     The inner product of two patches is the sum over their taps of products of single positions,
-    so ``unfold`` is not needed: for a tile of queries and one row of keys after the other, one
+    so ``unfold`` is not needed: for a tile of queries and a few rows of keys after the other, one
     matrix product with K = C, then additions along x and y, the division by the key's norm and
-    the running best, all while the tile is in the cache. The query's norm comes last.
+    the running best, all while the products are in the cache. The query's norm comes last.
 
     Args:
         query: (N, C, h, w) features, any float dtype; computed in at least float32.
         key: (N, C, h', w') features; h', w' are free.
         patch_size: side of the patches, odd.
         key_mask: (h', w') bool; only patches centred on True can be matched. Default: all.
-        block_elements: products that a tile may hold; bounds the memory. Default: by device.
+        block_elements: products of a query tile with one row of keys; about six times as many
+            numbers are held at once. Default: by device.
 
     Returns:
         index: (N, h, w) int64, flat into h' * w'; of cosines that differ by less than 1e-6 the
@@ -64,13 +67,12 @@ def match_patches(
     rows, columns, key_columns = _tile_size(query, key, patch_size - 1, block_elements)
     for n in range(len(query)):
         for keys in even_cuts(key.shape[-1], key_columns):
-            strip = _KeyStrip(key[n], key_scale[n], key_mask, keys, patch_size, dtype)
+            strip = _KeyStrip(key[n].to(dtype), key_scale[n], key_mask, keys, patch_size)
             for vertical in even_cuts(query.shape[-2], rows):
                 for horizontal in even_cuts(query.shape[-1], columns):
                     tile = n, slice(*vertical), slice(*horizontal)
-                    block = _with_halo(query[n], vertical, horizontal, patch_size // 2, dtype)
                     tie = TIE * query_norm[tile]
-                    found = strip.search(block, tie)
+                    found = strip.search(query[n], vertical, horizontal, tie)
                     _keep_better(best[tile], index[tile], *found, tie)
     return index, (best / query_norm).to(query.dtype)
 
@@ -89,7 +91,7 @@ def patch_norm(x: Tensor, patch_size: int) -> Tensor:
 
 
 class _KeyStrip:
-    """Some columns of the key map, with their halo, searched by one query tile after another.
+    """Some columns of the key map, searched by one query tile after another.
 
     Args:
         key: (C, h', w').
@@ -105,76 +107,142 @@ class _KeyStrip:
         mask: Tensor | None,
         columns: tuple[int, int],
         patch_size: int,
-        dtype: torch.dtype,
     ) -> None:
-        self.patch_size = patch_size
-        self.num_row = NUMROW
+        self.patch_size, self.radius = patch_size, patch_size // 2
         self.first, self.map_width = columns[0], key.shape[-1]
-        radius = patch_size // 2
-        self.rows = _with_halo(key, (0, key.shape[1]), columns, radius, dtype)[:, radius:]
+        reach = _Reach.of(columns, self.radius, key.shape[-1])
+        self.key = F.pad(key[:, :, reach.inside], (reach.before, reach.after))
         self.scale = scale[:, slice(*columns), None]
         self.forbidden = None if mask is None else ~mask[:, slice(*columns)]
 
-    def search(self, query: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
+    def search(
+        self, query: Tensor, rows: tuple[int, int], columns: tuple[int, int], tie: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Best key of this strip for every query of a tile.
 
-        Queries are flat, with their halo, so that a step along x or y is a shift of the whole
-        tile; what the halo computes is thrown away.
-
         Args:
-            query: (C, a + patch_size - 1, b + patch_size - 1), a tile with its halo.
+            query: (C, h, w), the whole map.
+            rows: first and end of the tile's rows.
+            columns: first and end of its columns.
             tie: (a, b), the difference of two scores that counts as none.
 
         Returns:
             score (a, b): cosine times the query's norm; index (a, b) into the whole key map.
         """
-        radius, width = self.patch_size // 2, query.shape[2]
-        halo = 2 * radius
-        flat = query.flatten(1)
-        height, num_key, num_query = len(self.scale), self.rows.shape[2], flat.shape[1]
-        products = query.new_empty(self.num_row * num_key, num_query)
-        along_x = query.new_zeros(self.num_row + halo, num_key, num_query)
-        used = num_key - halo, num_query - halo * (width + 1)
+        halo = self.patch_size - 1
+        width = tie.shape[1] + halo
+        used = tie.shape[0] * width - halo
+        # Between the rows of a tile lie positions of the halo, which nothing can improve on.
         best = F.pad(torch.full_like(tie, -math.inf), (0, halo), value=math.inf)
-        best, tie = best.flatten()[: used[1]], F.pad(tie, (0, halo)).flatten()[: used[1]]
-        index = torch.zeros_like(best, dtype=torch.int64)
-        from_last = torch.arange(self.num_row * used[0], 0, -1, dtype=best.dtype, device=best.device)
-        for top in range(0, self.rows.shape[1], self.num_row):
-            keys = self.rows[:, top : top + self.num_row]
-            num_row = keys.shape[1]
-            new = products[: num_row * num_key]
-            torch.mm(keys.flatten(1).T, flat, out=new)
-            for i in range(halo):
-                along_x[i].copy_(along_x[i - halo])
-            _shifted_sum(new, num_query + 1, self.patch_size, out=along_x[halo:halo + num_row])
-            low, high = max(0, top - radius), min(height, top + num_row - radius)
-            if high <= low:
-                continue
-            first = low - (top - radius)
-            parts = [
-                along_x[first + i : first + i + high - low, : used[0], i * width : i * width + used[1]]
-                for i in range(self.patch_size)
-            ]
-            score = new.view(num_row, num_key, num_query)[: high - low, : used[0], : used[1]]
-            _sum(parts, out=score)
-            score *= self.scale[low:high]
-            if self.forbidden is not None:
-                score[self.forbidden[low:high]] = -math.inf
-            value = score.amax(dim=1).amax(dim=0)
-            better = (value > best + tie).nonzero().squeeze(1)
-            if len(better):
-                value = value.index_select(0, better)
-                best.index_copy_(0, better, value)
-                least = value - tie.index_select(0, better)
-                candidates = score.index_select(2, better).flatten(0, 1)
-                ramp = from_last[-len(candidates):, None]
-                place = len(candidates) - torch.where(candidates >= least, ramp, 0).amax(dim=0).long()
-                row, column = low + place // used[0], self.first + place % used[0]
-                index.index_copy_(0, better, row * self.map_width + column)
+        running = _RunningBest(best.flatten()[:used], F.pad(tie, (0, halo)).flatten()[:used])
+        for row, score in self._scores(query, rows, columns):
+            running.update(score, row, self.first, self.map_width)
         return tuple(
-            F.pad(x, (0, 2 * radius)).view(-1, width)[:, : width - 2 * radius]
-            for x in (best, index)
+            F.pad(x, (0, halo)).view(-1, width)[:, : -halo or None]
+            for x in (running.score, running.index)
         )
+
+    def _scores(
+        self, query: Tensor, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(key row r, scores of rows r, r+1, ... (rows, key columns, queries)), row by row.
+
+        Keys are the outer, queries the inner index, both flat with their halo: the diagonal sum
+        along x is then one shift of the whole buffer, and along y a step to the next buffer.
+        Only what lies in the maps is multiplied, the rest of the halo stays zero. Each answer is
+        valid until the next is asked for.
+        """
+        size, radius, halo = self.patch_size, self.radius, self.patch_size - 1
+        down = _Reach.of(rows, radius, query.shape[1])
+        along = _Reach.of(columns, radius, query.shape[2])
+        part = query[:, down.inside, along.inside].to(self.key.dtype)
+        flat = F.pad(part, (along.before, along.after)).flatten(1)
+        width = part.shape[2] + along.before + along.after
+        num_query = flat.shape[1] + (down.before + down.after) * width
+        _, height, num_key = self.key.shape
+        products = flat.new_empty(KEY_ROWS * num_key, num_query)
+        first, end = down.before * width, num_query - down.after * width
+        products[:, :first], products[:, end:] = 0, 0
+        sums = flat.new_empty(halo + KEY_ROWS, num_key, num_query)
+        sums[:halo] = 0
+        used_key, used_query = num_key - halo, num_query - halo * (width + 1)
+        for top in range(0, height + radius, KEY_ROWS):
+            keys = self.key[:, top : top + KEY_ROWS].flatten(1)
+            new = products[: keys.shape[1]]
+            torch.mm(keys.T, flat, out=new[:, first:end])
+            new = new.view(-1, num_key, num_query)
+            _shifted_sum(new, num_query + 1, size, out=sums[halo : halo + len(new)])
+            sums[halo + len(new) :] = 0
+            # All terms of key row top - radius + i are there: sums[i] to sums[i + halo].
+            ready = range(max(0, radius - top), min(KEY_ROWS, height - top + radius))
+            if ready:
+                for i in ready:
+                    for j in range(1, size):
+                        below = sums[i + j, :, j * width :]
+                        sums[i, :used_key, :used_query] += below[:used_key, :used_query]
+                row = ready.start + top - radius
+                score = sums[ready.start : ready.stop, :used_key, :used_query]
+                yield row, self._normalise(score, row)
+            for i in range(halo):
+                sums[i] = sums[i + KEY_ROWS]
+
+    def _normalise(self, score: Tensor, row: int) -> Tensor:
+        """Divide by the keys' norms and rule out what is masked, in place; rows from ``row`` on."""
+        rows = slice(row, row + len(score))
+        score *= self.scale[rows]
+        if self.forbidden is not None:
+            score[self.forbidden[rows]] = -math.inf
+        return score
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """A piece with its halo: what of it lies in the map, how much is missing on either side."""
+
+    inside: slice
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, piece: tuple[int, int], halo: int, length: int) -> _Reach:
+        """The reach of (first, end) in a map of some length."""
+        first, end = piece[0] - halo, piece[1] + halo
+        inside = slice(max(0, first), min(length, end))
+        return cls(inside, inside.start - first, end - inside.stop)
+
+
+class _RunningBest:
+    """Best score of each query so far, and where.
+
+    Args:
+        score: (Q,) to begin with.
+        tie: (Q,) what a later key must be better by.
+    """
+
+    def __init__(self, score: Tensor, tie: Tensor) -> None:
+        self.score, self.tie = score, tie
+        self.index = torch.zeros_like(score, dtype=torch.int64)
+
+    def update(self, score: Tensor, row: int, column: int, map_width: int) -> None:
+        """Take in the scores (rows, columns, Q) of keys from (row, column) of a map on.
+
+        Few queries improve, so only their columns are searched for the place.
+        """
+        highest = score.amax(dim=1).amax(dim=0)
+        better = (highest > self.score + self.tie).nonzero().squeeze(1)
+        if not len(better):
+            return
+        tie = self.tie
+        if len(better) < len(tie):
+            highest, tie, score = (x.index_select(-1, better) for x in (highest, tie, score))
+        self.score.index_copy_(0, better, highest)
+        candidates, least = score.flatten(0, 1), highest - tie
+        number = len(candidates)
+        # The first that is high enough has the most keys left, counted from the last.
+        left = torch.arange(number, 0, -1, dtype=score.dtype, device=score.device).unsqueeze(1)
+        place = number - torch.where(candidates >= least, left, 0).amax(dim=0).long()
+        rows, columns = row + place // score.shape[1], column + place % score.shape[1]
+        self.index.index_copy_(0, better, rows * map_width + columns)
 
 
 def _shifted_sum(x: Tensor, step: int, number: int, out: Tensor) -> None:
@@ -199,28 +267,6 @@ def _keep_better(best: Tensor, index: Tensor, score: Tensor, place: Tensor, tie:
     wins = (score > best + tie) | ((score >= best - tie) & (place < index))
     index.copy_(torch.where(wins, place, index))
     torch.maximum(best, score, out=best)
-
-
-def _with_halo(
-    x: Tensor,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    halo: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """A piece of (C,h,w) with ``halo`` more on each side, zeros beyond the map, laid out as x."""
-    channels, height, width = x.shape
-    size = rows[1] - rows[0] + 2 * halo, columns[1] - columns[0] + 2 * halo
-    if channels > 1 and x.stride(0) == 1:
-        out = x.new_zeros((*size, channels), dtype=dtype).permute(2, 0, 1)
-    else:
-        out = x.new_zeros((channels, *size), dtype=dtype)
-    top, bottom = max(0, rows[0] - halo), min(height, rows[1] + halo)
-    left, right = max(0, columns[0] - halo), min(width, columns[1] + halo)
-    down, along = top - rows[0] + halo, left - columns[0] + halo
-    inside = out[:, down : down + bottom - top, along : along + right - left]
-    inside.copy_(x[:, top:bottom, left:right])
-    return out
 
 
 def _tile_size(query: Tensor, key: Tensor, halo: int, block_elements: int) -> tuple[int, int, int]:

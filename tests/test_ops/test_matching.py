@@ -48,7 +48,7 @@ def test_equals_the_direct_computation(rng, query_size, key_size, block_elements
     assert_same_match(query, key, block_elements=block_elements)
 
 
-@pytest.mark.parametrize('patch_size', [1, 5])
+@pytest.mark.parametrize('patch_size', [1, 5, 7])
 def test_other_patch_sizes(rng, patch_size):
     query = torch.randn(2, 4, 6, 9, generator=rng)
     key = torch.randn(2, 4, 8, 7, generator=rng)
