@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +12,8 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.pipeline import RefSRPipeline
+from defsr.archs.pipeline import RefSRPipeline, StageProgress
 from defsr.ops.resize import upsample_bicubic
-from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_at_least, check_image, check_keys
 from defsr.utils.image_form import Image, ImageForm, is_image
 from defsr.utils.options import load_options
@@ -29,8 +28,6 @@ MIN_TILE = 16
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
 
-Progress = Callable[[int, int], None]
-
 
 def upscale(
     lq: Image,
@@ -41,7 +38,7 @@ def upscale(
     overlap: int = 16,
     device: str | torch.device = 'auto',
     max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Image:
     """Super-resolve an image x4 with the textures of one or more references.
 
@@ -61,7 +58,7 @@ def upscale(
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
             Memory grows by about 1.2 GB per megapixel. Default: 4.
-        progress: called with (tiles done, tiles), at first with 0.
+        progress: called as (stage, done, total), see ``RefSRPipeline.restore_tiled``.
 
     Returns:
         ``lq``'s kind, layout, dtype and device with sides four times as long, in its range.
@@ -119,8 +116,16 @@ class Upscaler:
             load_weights(self.net_g, opt['path']['pretrain_network_g'], 'path:pretrain_network_g')
         else:
             load_weights(self.net_g, weights)
+        net_e = self._build(opt['network_e'])
+        if opt['path'].get('pretrain_network_e'):
+            net_e.load_denoiser(opt['path']['pretrain_network_e'])
+        elif net_e.costly and not net_e.is_pretrained:
+            raise ValueError(
+                f'path:pretrain_network_e is missing in {options}, but the denoiser of '
+                f'{type(net_e).__name__} needs weights. Give them.'
+            )
         self.pipeline = RefSRPipeline(
-            self._build(opt['network_e']),
+            net_e,
             self._build(opt['network_t']),
             opt['match_key'],
             opt['degradation'],
@@ -138,7 +143,7 @@ class Upscaler:
         tile: int | None = 96,
         overlap: int = 16,
         max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
     ) -> Tensor:
         """lq (1,3,h,w), refs [(1,3,H',W')], all in [0, 1] -> (1,3,4h,4w), clamped, lq's device.
 
@@ -156,10 +161,8 @@ class Upscaler:
                 )
         side = max(*lq.shape[-2:], MIN_TILE) if tile is None else tile
         check_at_least('tile', side, MIN_TILE)
-        num_tiles = len(make_tiles(*lq.shape[-2:], side=side, overlap=overlap))
+        check_at_least('overlap', overlap, 0)
         keys = limit_references(refs, max_ref_megapixels)
-        if progress:
-            progress(0, num_tiles)
         try:
             result = self.pipeline.restore_tiled(
                 self.net_g,

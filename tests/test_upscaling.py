@@ -11,6 +11,7 @@ import torch
 from basicsr.archs import build_network
 
 from defsr import upscaling
+from defsr.archs.pipeline import STAGES
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import Upscaler, limit_references, load_weights, pick_device, upscale
 from defsr.utils.image_io import from_levels, to_grey
@@ -105,10 +106,14 @@ def test_tiles_agree_with_the_whole(upscaler, lq, refs, sr):
     assert (bare - sr).abs().max() > 1e-3  # without context the seams would show
 
 
-def test_progress_counts_tiles_from_zero(upscaler, lq, refs):
+def test_progress_goes_through_the_stages_in_order(upscaler, lq, refs):
     seen = []
     upscaler(lq, refs, tile=16, overlap=4, progress=lambda *state: seen.append(state))
-    assert seen == [(i, 4) for i in range(5)]
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == list(STAGES)
+    for stage in STAGES:
+        counts = [(done, total) for name, done, total in seen if name == stage]
+        assert counts[0][0] == 0 and counts[-1][0] == counts[-1][1]
+    assert [done for stage, done, total in seen if stage == 'restore' and total == 4] == [*range(5)]
 
 
 def test_without_training_it_is_bicubic(tmp_path, network, lq, refs):

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from defsr.archs.texture_maps import (
+    CELL,
+    stacked_features,
+    stacked_mask,
+    stacked_rows,
+    texture_features,
+)
 from defsr.archs.transfer_arch import LEVEL_FACTORS
 from defsr.ops.matching import match_patches
 from defsr.ops.resize import downsample_bicubic, downsample_pil, upsample_bicubic
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile, make_tiles
 from defsr.utils.checks import check_choice
 from defsr.utils.levels import round_to_8_bit
 
@@ -21,6 +28,10 @@ MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
 MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
 DEGRADATIONS = {'matlab': downsample_bicubic, 'pil': downsample_pil}
 MATCH_LEVEL = 'relu3_1'
+STAGES = ('enhance', 'references', 'match', 'restore')
+
+Progress = Callable[[int, int], None]
+StageProgress = Callable[[str, int, int], None]
 
 
 class Alignment(NamedTuple):
@@ -34,21 +45,40 @@ class Alignment(NamedTuple):
 
 
 class ReferenceKeys(NamedTuple):
-    """Reference features, ready to be matched by any number of queries."""
+    """Reference features, ready to be matched by any number of queries.
+
+    All references lie one above the other in one map; ``rows`` are the first and end row of each
+    in ``key``, ``mask`` says where it shows any of them (None: everywhere).
+    """
 
     feat_ref: dict[str, Tensor]
     key: Tensor
     mask: Tensor | None
+    rows: Sequence[tuple[int, int]]
+
+    @property
+    def key_size(self) -> tuple[int, int]:
+        """(h', w') of the map that ``index`` points into."""
+        return self.key.shape[-2], self.key.shape[-1]
+
+    def winner(self, index: Tensor) -> Tensor:
+        """Which reference each match lies in: (N,h,w) flat index -> (N,h,w) int64 from 0."""
+        ends = torch.tensor([end for _, end in self.rows], device=index.device)
+        return torch.bucketize(index // self.key_size[1], ends, right=True)
 
 
 @dataclass
 class Restoration:
-    """What one super-resolution gives: images (N,3,4h,4w) in about [0, 1], and its matches."""
+    """What one super-resolution gives: images (N,3,4h,4w) in about [0, 1], and its matches.
+
+    ``index``, ``confidence`` and ``winner`` (which reference, from 0) are (N,h,w).
+    """
 
     sr: Tensor
     de: Tensor
     index: Tensor
     confidence: Tensor
+    winner: Tensor
     key_size: tuple[int, int]
 
 
@@ -80,8 +110,10 @@ class RefSRPipeline:
         self.scale = scale
 
     @torch.no_grad()
-    def enhance(self, lq: Tensor) -> Tensor:
+    def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
         """lq (N,3,h,w) -> I_DE (N,3,4h,4w), both in [0, 1]."""
+        if progress and self.net_e.costly:
+            return self.net_e.enhance(lq, progress).clamp(0, 1)
         return self.net_e(lq)
 
     @torch.no_grad()
@@ -96,31 +128,25 @@ class RefSRPipeline:
             ref_des: the same references degraded and enhanced, if they come from a cache.
         """
         refs = [self._trim(ref) for ref in refs]
-        feats = [self.net_t(ref) for ref in refs]
-        if self.match_key == 'ref':
-            keys = [feat[MATCH_LEVEL] for feat in feats]
-        else:
+        feat_ref = stacked_features(self.net_t, refs)
+        key = feat_ref[MATCH_LEVEL]
+        if self.match_key != 'ref':
             ref_des = ref_des or [self._soften(ref) for ref in refs]
-            keys = [self.net_t(self._trim(image))[MATCH_LEVEL] for image in ref_des]
-        if len(refs) == 1:
-            return ReferenceKeys(feats[0], keys[0], None)
-        feat_ref = {
-            level: _stack_maps([feat[level] for feat in feats], gap=factor)
-            for level, factor in LEVEL_FACTORS.items()
-        }
-        inside = [torch.ones_like(key[:1, :1]) for key in keys]
-        mask = _stack_maps(inside, gap=1)[0, 0] > 0
-        return ReferenceKeys(feat_ref, _stack_maps(keys, gap=1), mask)
+            images = [self._trim(image) for image in ref_des]
+            key = stacked_features(self.net_t, images, [MATCH_LEVEL])[MATCH_LEVEL]
+        return ReferenceKeys(feat_ref, key, stacked_mask(refs), stacked_rows(refs))
 
     @torch.no_grad()
     def align(self, de: Tensor, references: ReferenceKeys) -> Alignment:
         """Match I_DE (N,3,4h,4w) against prepared references (Eq. 10-12)."""
-        feat_de = self.net_t(de)
-        index, confidence = match_patches(
-            feat_de[MATCH_LEVEL], references.key, key_mask=references.mask
-        )
-        key_size = tuple(references.key.shape[-2:])
-        return Alignment(feat_de, references.feat_ref, index, confidence, key_size)
+        feat_de = texture_features(self.net_t, de)
+        index, confidence = self._match(feat_de[MATCH_LEVEL], references)
+        return Alignment(feat_de, references.feat_ref, index, confidence, references.key_size)
+
+    def _match(
+        self, query: Tensor, references: ReferenceKeys, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return match_patches(query, references.key, key_mask=references.mask, progress=progress)
 
     def restore(
         self,
@@ -140,9 +166,11 @@ class RefSRPipeline:
             ref_des: see ``prepare``.
         """
         de = self.enhance(lq) if de is None else de
-        aligned = self.align(de, self.prepare(refs, ref_des))
+        references = self.prepare(refs, ref_des)
+        aligned = self.align(de, references)
         sr = net_g(lq, *aligned, de=de)
-        return Restoration(sr, de, aligned.index, aligned.confidence, aligned.key_size)
+        index, confidence, key_size = aligned[2:]
+        return Restoration(sr, de, index, confidence, references.winner(index), key_size)
 
     @torch.no_grad()
     def restore_tiled(
@@ -155,33 +183,54 @@ class RefSRPipeline:
         overlap: int = 16,
         de: Tensor | None = None,
         ref_des: Sequence[Tensor] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: StageProgress | None = None,
     ) -> Restoration:
-        """As ``restore`` for large inputs: matching and restoration run tile by tile.
+        """As ``restore`` for large inputs, in memory that the tile bounds.
+
+        Matching sees the whole image, its memory is small anyway; the features of I_DE at the
+        finer levels, transfer and aggregation run tile by tile. What grows with the image are
+        I_DE, the result, and 1 KiB per 4x4 pixels for the query; with the references 7 KiB per
+        4x4 pixels for their features.
 
         Args:
             tile: inner side of a tile in LR pixels, >= 16.
             overlap: context on each side in LR pixels; cut off again.
             de: I_DE of the whole image, if at hand.
             ref_des: see ``prepare``.
-            progress: called with (tiles done, tiles) after each tile.
+            progress: called as (stage, done, total), stages in the order of ``STAGES``, each
+                with done = 0 first.
         """
-        de = self.enhance(lq) if de is None else de
+        report = progress or _say_nothing
+        report('enhance', 0, 1)
+        de = self.enhance(lq, partial(report, 'enhance')) if de is None else de
+        report('enhance', 1, 1)
+        report('references', 0, 1)
         references = self.prepare(refs, ref_des)
-        index = lq.new_zeros((len(lq), *lq.shape[-2:]), dtype=torch.int64)
-        confidence = lq.new_zeros((len(lq), *lq.shape[-2:]))
+        report('references', 1, 1)
+        report('match', 0, 1)
+        query = texture_features(self.net_t, de, [MATCH_LEVEL])[MATCH_LEVEL]
+        index, confidence = self._match(query, references, partial(report, 'match'))
+        key_size, winner = references.key_size, references.winner(index)
+        feat_ref = references.feat_ref
+        del query, references  # a key of its own is as large as the query
         sr = torch.empty_like(de)
         tiles = make_tiles(*lq.shape[-2:], side=tile, overlap=overlap)
+        report('restore', 0, len(tiles))
         for number, piece in enumerate(tiles, start=1):
+            here = piece.outer()
             de_tile = de[piece.outer(self.scale)]
-            aligned = self.align(de_tile, references)
-            sr_tile = net_g(lq[piece.outer()], *aligned, de=de_tile)
+            feat_de = self._features_inside(de, piece)
+            matches = index[here], confidence[here]
+            sr_tile = net_g(lq[here], feat_de, feat_ref, *matches, key_size, de=de_tile)
             sr[piece.inner(self.scale)] = sr_tile[piece.core(self.scale)]
-            index[piece.inner()] = aligned.index[piece.core()]
-            confidence[piece.inner()] = aligned.confidence[piece.core()]
-            if progress:
-                progress(number, len(tiles))
-        return Restoration(sr, de, index, confidence, tuple(references.key.shape[-2:]))
+            report('restore', number, len(tiles))
+        return Restoration(sr, de, index, confidence, winner, key_size)
+
+    def _features_inside(self, de: Tensor, piece: Tile) -> dict[str, Tensor]:
+        """Features of a tile with its context as they are in the whole image."""
+        wider = piece.widen(-(-self.net_t.reach // CELL), *(side // CELL for side in de.shape[-2:]))
+        found = self.net_t(de[wider.outer(CELL)])
+        return {level: feat[wider.core(LEVEL_FACTORS[level])] for level, feat in found.items()}
 
     def _soften(self, ref: Tensor) -> Tensor:
         """The reference as the LR image sees its scene: degraded as data are, then enlarged."""
@@ -200,8 +249,5 @@ class RefSRPipeline:
         return image[..., :height, :width]
 
 
-def _stack_maps(maps: Sequence[Tensor], gap: int) -> Tensor:
-    """[(N,C,h_i,w_i)] -> (N,C,H,W): one above the other, zeros to the right and between."""
-    width = max(x.shape[-1] for x in maps)
-    padded = [F.pad(x, (0, width - x.shape[-1], 0, gap)) for x in maps]
-    return torch.cat(padded, dim=2)[:, :, :-gap]
+def _say_nothing(stage: str, done: int, total: int) -> None:
+    pass

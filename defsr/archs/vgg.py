@@ -66,6 +66,7 @@ class VGGTrunk(nn.Module):
         names = names[: names.index(self.layers[-1]) + 1]
         self.num_feat = {layer: _num_feat(layer) for layer in self.layers}
         self.min_size = 2 ** sum(name.startswith('pool') for name in names)
+        self.reach = _reach(names)
 
         for name, module in _build_layers(names, keep=self.layers).items():
             self.add_module(name, module)
@@ -133,6 +134,17 @@ def convert_torchvision(state: Mapping[str, Tensor], vgg_type: str) -> dict[str,
         f'The weights are no VGG trunk: expected a file of defsr.tools.convert_vgg or the state '
         f'dict of torchvision.models.{vgg_type}, got keys like {list(state)[:3]}.'
     )
+
+
+def _reach(names: Sequence[str]) -> int:
+    """How many pixels to each side of its own a value behind these layers depends on, at most."""
+    reach, pixel = 0, 1
+    for name in names:
+        if name.startswith('conv'):
+            reach += pixel
+        elif name.startswith('pool'):
+            reach, pixel = reach + pixel, 2 * pixel
+    return reach
 
 
 def _num_feat(layer: str) -> int:

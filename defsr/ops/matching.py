@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ GPU_BLOCK_ELEMENTS = 2**24
 KEY_ROWS = 2  # of one matrix product
 NORM_ROWS = 16  # of one piece of the energy
 
+Span = tuple[int, int]  # first and end
+
 
 @torch.no_grad()
 def match_patches(
@@ -30,6 +33,7 @@ def match_patches(
     *,
     key_mask: Tensor | None = None,
     block_elements: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Best match of every query patch among the key patches, by cosine similarity.
 
@@ -46,6 +50,7 @@ def match_patches(
         key_mask: (h', w') bool; only patches centred on True can be matched. Default: all.
         block_elements: products of a query tile with one row of keys; about six times as many
             numbers are held at once. Default: by device.
+        progress: called with (query tiles done, query tiles) after each.
 
     Returns:
         index: (N, h, w) int64, flat into h' * w'; of cosines that differ by less than 1e-6 the
@@ -64,16 +69,18 @@ def match_patches(
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
     index = torch.zeros_like(query_norm, dtype=torch.int64)
     best = torch.full_like(query_norm, -math.inf)
-    rows, columns, key_columns = _tile_size(query, key, patch_size - 1, block_elements)
-    for n in range(len(query)):
-        for keys in even_cuts(key.shape[-1], key_columns):
-            strip = _KeyStrip(key[n].to(dtype), key_scale[n], key_mask, keys, patch_size)
-            for vertical in even_cuts(query.shape[-2], rows):
-                for horizontal in even_cuts(query.shape[-1], columns):
-                    tile = n, slice(*vertical), slice(*horizontal)
-                    tie = TIE * query_norm[tile]
-                    found = strip.search(query[n], vertical, horizontal, tie)
-                    _keep_better(best[tile], index[tile], *found, tie)
+    done = 0
+    tiles, strips = _cuts(query, key, patch_size - 1, block_elements)
+    total = len(query) * len(strips) * len(tiles)
+    for n, columns in itertools.product(range(len(query)), strips):
+        strip = _KeyStrip(key[n].to(dtype), key_scale[n], key_mask, columns, patch_size)
+        for tile in tiles:
+            at = n, slice(*tile[0]), slice(*tile[1])
+            tie = TIE * query_norm[at]
+            _keep_better(best[at], index[at], *strip.search(query[n], *tile, tie), tie)
+            done += 1
+            if progress:
+                progress(done, total)
     return index, (best / query_norm).to(query.dtype)
 
 
@@ -105,7 +112,7 @@ class _KeyStrip:
         key: Tensor,
         scale: Tensor,
         mask: Tensor | None,
-        columns: tuple[int, int],
+        columns: Span,
         patch_size: int,
     ) -> None:
         self.patch_size, self.radius = patch_size, patch_size // 2
@@ -116,7 +123,7 @@ class _KeyStrip:
         self.forbidden = None if mask is None else ~mask[:, slice(*columns)]
 
     def search(
-        self, query: Tensor, rows: tuple[int, int], columns: tuple[int, int], tie: Tensor
+        self, query: Tensor, rows: Span, columns: Span, tie: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Best key of this strip for every query of a tile.
 
@@ -142,9 +149,7 @@ class _KeyStrip:
             for x in (running.score, running.index)
         )
 
-    def _scores(
-        self, query: Tensor, rows: tuple[int, int], columns: tuple[int, int]
-    ) -> Iterator[tuple[int, Tensor]]:
+    def _scores(self, query: Tensor, rows: Span, columns: Span) -> Iterator[tuple[int, Tensor]]:
         """(key row r, scores of rows r, r+1, ... (rows, key columns, queries)), row by row.
 
         Keys are the outer, queries the inner index, both flat with their halo: the diagonal sum
@@ -204,7 +209,7 @@ class _Reach:
     after: int
 
     @classmethod
-    def of(cls, piece: tuple[int, int], halo: int, length: int) -> _Reach:
+    def of(cls, piece: Span, halo: int, length: int) -> _Reach:
         """The reach of (first, end) in a map of some length."""
         first, end = piece[0] - halo, piece[1] + halo
         inside = slice(max(0, first), min(length, end))
@@ -269,23 +274,26 @@ def _keep_better(best: Tensor, index: Tensor, score: Tensor, place: Tensor, tie:
     torch.maximum(best, score, out=best)
 
 
-def _tile_size(query: Tensor, key: Tensor, halo: int, block_elements: int) -> tuple[int, int, int]:
-    """Query rows, query columns and key columns of a tile: the fewest products in halos."""
+def _cuts(
+    query: Tensor, key: Tensor, halo: int, block_elements: int
+) -> tuple[list[tuple[Span, Span]], list[Span]]:
+    """Query tiles as (rows, columns) and strips of key columns: the fewest products in halos."""
     height, width = query.shape[-2:]
     key_columns = min(key.shape[-1], max(1, round(2 * block_elements ** (1 / 3)) - halo))
     positions = block_elements // (key_columns + halo)
-    best = None
-    for number in range(1, height + 1):
-        rows = -(-height // number)
-        columns = positions // (rows + halo) - halo
-        if columns < 1 and number < height:
-            continue
-        pieces = -(-width // max(1, columns))
-        columns = -(-width // pieces)
-        work = number * (rows + halo) * pieces * (columns + halo)
-        if best is None or work < best[0]:
-            best = work, rows, columns
-    return best[1], best[2], key_columns
+
+    def cuts(num_rows: int) -> tuple[list[Span], list[Span]]:
+        side = max(1, positions // (num_rows + halo) - halo)
+        return even_cuts(height, num_rows), even_cuts(width, side)
+
+    def work(num_rows: int) -> int:
+        rows, columns = cuts(num_rows)
+        return (height + halo * len(rows)) * (width + halo * len(columns))
+
+    sizes = sorted({-(-height // number) for number in range(1, height + 1)})
+    fitting = [size for size in sizes if positions // (size + halo) > halo] or sizes[:1]
+    rows, columns = cuts(min(fitting, key=work))
+    return list(itertools.product(rows, columns)), even_cuts(key.shape[-1], key_columns)
 
 
 def _check(query: Tensor, key: Tensor, patch_size: int, key_mask: Tensor | None) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from defsr.utils.checks import check_at_least
 
+Bounds = tuple[int, int, int, int]  # top, bottom, left, right
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -15,8 +17,8 @@ class Tile:
     the same with context, cut at the image's border. Together the bounds cover the image once.
     """
 
-    bounds: tuple[int, int, int, int]
-    reach: tuple[int, int, int, int]
+    bounds: Bounds
+    reach: Bounds
 
     def inner(self, scale: int = 1) -> tuple[object, slice, slice]:
         """Index of the piece in an image ``scale`` times as large."""
@@ -32,6 +34,10 @@ class Tile:
         shifted = tuple(b - o for b, o in zip(self.bounds, (top, top, left, left), strict=True))
         return _index(shifted, scale)
 
+    def widen(self, context: int, height: int, width: int) -> Tile:
+        """The tile whose piece is this one with its context, and ``context`` more around it."""
+        return Tile(self.reach, _reach(self.reach, context, height, width))
+
 
 def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     """Cover ``height`` x ``width`` with tiles of about equal size, at most ``side``, row by row.
@@ -46,13 +52,8 @@ def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     tiles = []
     for top, bottom in rows:
         for left, right in columns:
-            reach = (
-                max(0, top - overlap),
-                min(height, bottom + overlap),
-                max(0, left - overlap),
-                min(width, right + overlap),
-            )
-            tiles.append(Tile((top, bottom, left, right), reach))
+            bounds = (top, bottom, left, right)
+            tiles.append(Tile(bounds, _reach(bounds, overlap, height, width)))
     return tiles
 
 
@@ -61,6 +62,16 @@ def even_cuts(length: int, side: int) -> list[tuple[int, int]]:
     number = -(-length // side)
     edges = [round(i * length / number) for i in range(number + 1)]
     return list(zip(edges, edges[1:], strict=False))
+
+
+def _reach(bounds: Bounds, context: int, height: int, width: int) -> Bounds:
+    top, bottom, left, right = bounds
+    return (
+        max(0, top - context),
+        min(height, bottom + context),
+        max(0, left - context),
+        min(width, right + context),
+    )
 
 
 def _index(bounds: tuple[int, ...], scale: int) -> tuple[object, slice, slice]:

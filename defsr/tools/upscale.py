@@ -17,18 +17,18 @@ from pathlib import Path
 from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import (
     MAX_REF_MEGAPIXELS,
     MIN_REF_SIDE,
     MIN_TILE,
+    NETWORK,
     Upscaler,
     enlarge_alpha,
 )
 from defsr.utils.checks import check_at_least
-from defsr.utils.cli import run_cli, tell
+from defsr.utils.cli import StageBars, run_cli, tell
 from defsr.utils.figures import busiest_window, save_comparison
 from defsr.utils.image_io import (
     MAX_MEGAPIXELS,
@@ -75,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         help='references beyond this, all together, are reduced (default: 4, about 5 GB)',
     )  # fmt: skip
     add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
+    add('--options', type=Path, default=NETWORK, metavar='FILE', help='another such description')
     return parser.parse_args()
 
 
@@ -153,17 +154,12 @@ def run(args: argparse.Namespace) -> None:
     """
     check_arguments(args)
     start = time.perf_counter()
-    upscaler = Upscaler(args.weights, args.device)
+    upscaler = Upscaler(args.weights, args.device, options=args.options)
     photo, refs = read_images(args, upscaler.scale)
     for loss in losses(args.output, photo):
         tell(loss)
-    label = f'{args.input.name} on {upscaler.device}'
-    with tqdm(unit='tile', desc=label, delay=1e-6) as bar:  # not shown before the total is known
-
-        def advance(done: int, total: int) -> None:
-            bar.n, bar.total = done, total
-            bar.refresh()
-
+    tell(f'{args.input.name} on {upscaler.device}')
+    with StageBars() as advance:
         sr = upscaler(
             photo.rgb,
             [ref.rgb for ref in refs],

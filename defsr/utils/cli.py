@@ -22,6 +22,32 @@ def tell(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+class StageBars:
+    """A progress bar with an ETA for each stage of long work, one below the other.
+
+    Inside its ``with``, call it as (stage, done, total); a bar ends when the next stage begins.
+    """
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> StageBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` of a stage are done."""
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, self._bar = stage, tqdm(desc=f'{stage:<10}', total=total)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run ``main``; a mistake of the user's becomes one line on stderr and exit status 2.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +42,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     Path('network.yml').write_text(NETWORK)
     net = build_network(parse_yaml(NETWORK)['network_g'])
     torch.save({'params': net.state_dict()}, 'weights.pth')
-    monkeypatch.setattr(tool, 'Upscaler', partial(Upscaler, options='network.yml'))
     return tmp_path
 
 
@@ -53,7 +51,8 @@ def call(folder, monkeypatch, capsys):
 
     def run(*arguments: str, photo: str = 'photo.png', output: str = 'sharp.png') -> str:
         argv = ['defsr-upscale', '-i', photo, '-r', 'near.png', 'far.png', '-o', output]
-        monkeypatch.setattr('sys.argv', [*argv, '--weights', 'weights.pth', *arguments])
+        network = '--weights', 'weights.pth', '--options', 'network.yml'
+        monkeypatch.setattr('sys.argv', [*argv, *network, *arguments])
         tool.main()
         return capsys.readouterr().err
 
