@@ -1,0 +1,226 @@
+"""Exact matching against what published codes do, and its memory and time on whole photographs.
+
+    python tests/benchmarks/bench_matching.py [--rounds 5] [--scale] [--figure PNG]
+
+Side by side in one run, on features (relu3_1, C = 256) of scikit-image's stereo pair:
+TTSR's search (unfold, normalise, one product of all pairs, max), C2-Matching's (the reference's
+normalised patches, some at a time, as kernels of a convolution over the query; running max), and
+the bare product of all positions, K^T Q, into memory that is there already or not.
+
+With ``--scale`` also whole photographs, each in a process of its own: seconds and what the process
+grew by at its peak, above the features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import skimage
+import torch
+from enhancer_cases import texture_extractor
+from measuring import (
+    answer,
+    data_argument,
+    in_process,
+    in_turns,
+    measured,
+    milliseconds,
+    photograph,
+    ratio,
+    report,
+    table,
+)
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from defsr.archs.pipeline import MATCH_LEVEL
+from defsr.archs.texture_maps import texture_features
+from defsr.ops.matching import match_patches
+from defsr.utils.cli import run_cli
+from defsr.utils.files import atomic_path
+
+GRIDS = (40, 64, 96, 125)
+PHOTOGRAPHS = ((64, 64), (125, 125), (170, 255), (240, 360), (339, 510))  # (h, w) of the features
+PATCHES_PER_KERNEL = 512
+SHIFT = (37, -61)  # pixels between a photograph and its reference
+TTSR, CONVOLUTION, BARE, FRESH, OURS = (
+    'unfold + product (TTSR)',
+    'blocked convolution (C2-Matching)',
+    'bare product, memory at hand',
+    'bare product, new memory',
+    'match_patches',
+)
+
+
+def match_by_unfold(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Every patch unfolded and normalised, all cosines at once. (1,C,h,w) -> (1,h*w) twice."""
+    query, key = (F.normalize(F.unfold(x, 3, padding=1), dim=1) for x in (query, key))
+    confidence, index = torch.bmm(key.transpose(1, 2), query).max(dim=1)
+    return index, confidence
+
+
+def match_by_convolution(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised patches of the key as kernels, a block at a time. (1,C,h,w) -> (1,h,w) twice."""
+    patches = F.normalize(F.unfold(key, 3, padding=1), dim=1)
+    kernels = patches[0].T.reshape(-1, key.shape[1], 3, 3)
+    best, index = None, None
+    for first in range(0, len(kernels), PATCHES_PER_KERNEL):
+        score = F.conv2d(query, kernels[first : first + PATCHES_PER_KERNEL], padding=1)
+        highest, place = score.max(dim=1)
+        place += first
+        if best is None:
+            best, index = highest, place
+        else:
+            wins = highest > best
+            best, index = torch.where(wins, highest, best), torch.where(wins, place, index)
+    norm = F.unfold(query, 3, padding=1).norm(dim=1).clamp_min(1e-12).view_as(best)
+    return index, best / norm
+
+
+def stereo_features(grid: int) -> tuple[Tensor, Tensor]:
+    """relu3_1 (1,256,grid,grid) of the centres of the stereo pair."""
+    side = 4 * grid
+    found = []
+    for image in skimage.data.stereo_motorcycle()[:2]:
+        image = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+        top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
+        crop = image[..., top : top + side, left : left + side]
+        found.append(texture_extractor()(crop)[MATCH_LEVEL].contiguous())
+    return found[0], found[1]
+
+
+def works(query: Tensor, key: Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    rows, columns = key[0].flatten(1).T, query[0].flatten(1)
+    products = torch.zeros(len(rows), columns.shape[1])
+    return {
+        TTSR: lambda: match_by_unfold(query, key),
+        CONVOLUTION: lambda: match_by_convolution(query, key),
+        FRESH: lambda: torch.mm(rows, columns),
+        BARE: lambda: torch.mm(rows, columns, out=products),
+        OURS: lambda: match_patches(query, key),
+    }
+
+
+def agreement(query: Tensor, key: Tensor) -> tuple[float, float]:
+    """Share of the indices that TTSR's search and the convolution have in common with ours."""
+    index = match_patches(query, key)[0].flatten()
+    others = match_by_unfold(query, key)[0], match_by_convolution(query, key)[0]
+    return tuple(float((other.flatten() == index).float().mean()) for other in others)
+
+
+def compare(rounds: int) -> str:
+    """Milliseconds and ratios for each grid."""
+    lines = []
+    for grid in tqdm(GRIDS, unit='grid'):
+        query, key = stereo_features(grid)
+        same = agreement(query, key)
+        seconds = in_turns(works(query, key), rounds)
+        cells = [f'{grid}x{grid}', *(milliseconds(seconds[name]) for name in seconds)]
+        cells += [f'{ratio(seconds, name, OURS):.1f}x' for name in (TTSR, CONVOLUTION)]
+        cells += [f'{ratio(seconds, OURS, name):.2f}' for name in (BARE, FRESH)]
+        lines.append([*cells, *(f'{100 * share:.2f} %' for share in same)])
+    head = ['grid', *(f'{name}, ms' for name in (TTSR, CONVOLUTION, FRESH, BARE, OURS))]
+    head += ['faster than TTSR', 'faster than the convolution', 'times bare, at hand']
+    head += ['times bare, new', 'same index as TTSR', 'as the convolution']
+    return table(head, lines)
+
+
+def one_row(row: dict) -> None:
+    """Match one photograph against its shifted self in this process."""
+    gt = photograph(Path(row['data']), 4 * row['height'], 4 * row['width'])
+    extractor = texture_extractor()
+    query, key = (
+        texture_features(extractor, image, [MATCH_LEVEL])[MATCH_LEVEL]
+        for image in (gt, torch.roll(gt, SHIFT, (-2, -1)))
+    )
+    match_patches(query[..., :8, :8], key[..., :8, :8])  # what the first call loads is not ours
+    answer(measured(lambda: match_patches(query, key)))
+
+
+def scale(data: Path) -> list[dict]:
+    """All photographs, each in its own process."""
+    rows = []
+    for height, width in tqdm(PHOTOGRAPHS, unit='photograph'):
+        row = {'data': str(data), 'height': height, 'width': width}
+        rows.append(row | in_process(__file__, row))
+    return rows
+
+
+def scale_table(rows: list[dict]) -> str:
+    """Seconds, GFLOP/s of the bare product in that time, MiB."""
+    lines = []
+    for row in rows:
+        positions = row['height'] * row['width']
+        pairs = positions**2
+        lines.append(
+            [
+                f'{row["width"]}x{row["height"]}',
+                f'{4 * row["width"]}x{4 * row["height"]}',
+                f'{row["seconds"]:.2f}',
+                f'{512 * pairs / row["seconds"] / 1e9:.0f}',
+                f'{row["mib"]:.0f}',
+                f'{4 * pairs / 2**20:,.0f}',
+            ]
+        )
+    head = ['grid', 'photograph', 'seconds', 'useful GFLOP/s', 'MiB above the features']
+    return table([*head, 'MiB of all pairs'], lines)
+
+
+def draw(rows: list[dict], path: str) -> None:
+    """Seconds and memory over the number of pairs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), dpi=110, layout='constrained')
+    axes = figure.subplots(1, 2)
+    pairs = [(row['height'] * row['width']) ** 2 for row in rows]
+    for axis, key, title in zip(axes, ('seconds', 'mib'), ('seconds', 'MiB'), strict=True):
+        values = [row[key] for row in rows]
+        axis.loglog(pairs, values, marker='o', color='#1f6feb', label='match_patches')
+        axis.set(xlabel='pairs of positions', title=title)
+        if key == 'mib':
+            every = [4 * number / 2**20 for number in pairs]
+            axis.loglog(pairs, every, '--', color='grey', label='the matrix of all pairs')
+        for row, number, value in zip(rows, pairs, values, strict=True):
+            label = f'{row["width"]}x{row["height"]}'
+            axis.annotate(label, (number, value), (0, 7), textcoords='offset points', fontsize=7)
+        axis.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format='png')
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data_argument(parser)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--threads', type=int, help="default: PyTorch's")
+    parser.add_argument('--scale', action='store_true', help='whole photographs, not grids')
+    parser.add_argument('--figure', help='of --scale')
+    parser.add_argument('--row', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.row:
+        one_row(json.loads(args.row))
+    elif args.scale:
+        rows = scale(args.data)
+        report('Whole photographs', scale_table(rows))
+        if args.figure:
+            draw(rows, args.figure)
+    else:
+        report('Exact matching, side by side', compare(args.rounds))
+
+
+if __name__ == '__main__':
+    with torch.no_grad():
+        run_cli(main)
