@@ -1,0 +1,177 @@
+"""Seconds and memory of each stage, from a small photograph and a reference to the large result.
+
+    python tests/benchmarks/whole_photograph.py --data DIR [--cases stereo ...] [--no_commands]
+
+``stereo``: scikit-image's pair, 500x740 (``whole``: in one piece). ``photograph``: 510x339 to
+2040x1356 with a reference of that size, by ``options/upscale.yml``; ``ddnm``: the same with the
+shipped prior at 10 steps as enhancer. Memory is the most that the process held in that stage above
+what it held with networks loaded and images read. Then the commands themselves, as one types them,
+each with the peak of its whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import skimage
+import torch
+import yaml
+from measuring import (
+    REPOSITORY,
+    answer,
+    data_argument,
+    in_process,
+    photograph,
+    report,
+    resident_mib,
+    table,
+)
+from torch import Tensor
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from defsr.archs.pipeline import STAGES
+from defsr.data.degradation import degrade
+from defsr.upscaling import NETWORK, Upscaler
+from defsr.utils.cli import run_cli
+from defsr.utils.options import load_options
+
+CASES = {
+    'stereo': {'tile': 96},
+    'stereo, whole': {'tile': None},
+    'photograph': {'tile': 96},
+    'photograph, ddnm': {'tile': 96},
+}
+SIZE = (1356, 2040)
+PRIOR = REPOSITORY / 'options/small/enhance_cufed_small.yml'
+
+
+class StageMeter:
+    """Called as (stage, done, total): seconds and peak memory of every stage."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, float]] = {}
+        self.base, self.stage, self.start = resident_mib(), None, 0.0
+
+    def __call__(self, stage: str | None, done: int = 0, total: int = 0) -> None:
+        """Note the change from one stage to the next; None ends the last."""
+        if stage == self.stage:
+            return
+        if self.stage:
+            seconds, mib = time.perf_counter() - self.start, resident_mib('VmHWM') - self.base
+            self.rows[self.stage] = {'seconds': seconds, 'mib': mib}
+        with suppress(OSError):
+            Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+        self.stage, self.start = stage, time.perf_counter()
+
+
+def images_of(case: str, data: Path) -> tuple[Tensor, Tensor]:
+    """(lq, reference), (1,3,h,w) in [0, 1]."""
+    if case.startswith('stereo'):
+        pair = skimage.data.stereo_motorcycle()[:2]
+        gt, ref = (torch.from_numpy(x).permute(2, 0, 1)[..., :740] / 255 for x in pair)
+    else:
+        gt = photograph(data, *SIZE)[0]
+        ref = torch.roll(gt, (37, -61), (-2, -1))
+    return degrade(gt, 4, 'matlab')[None], ref[None]
+
+
+def with_ddnm(folder: Path) -> Path:
+    """``options/upscale.yml`` with the small prior at 10 steps as its enhancer."""
+    options, prior = load_options(NETWORK), load_options(PRIOR)
+    options['network_e'] = prior['network_e']
+    options['network_e']['diffusion']['num_steps'] = 10
+    options['path']['pretrain_network_e'] = prior['path']['pretrain_network_e']
+    file = folder / 'upscale_ddnm.yml'
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(options))))
+    return file
+
+
+def one_case(row: dict) -> None:
+    """Super-resolve one case in this process, and hand back the stages."""
+    lq, ref = images_of(row['case'], Path(row['data']))
+    with tempfile.TemporaryDirectory() as folder:
+        options = with_ddnm(Path(folder)) if 'ddnm' in row['case'] else NETWORK
+        upscaler = Upscaler(options=options)
+    meter = StageMeter()
+    upscaler(lq, [ref], tile=row['tile'], progress=meter)
+    meter(None)
+    answer(meter.rows)
+
+
+def command_peak(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak MiB of a command; RuntimeError if it fails."""
+    start, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    status = Path(f'/proc/{process.pid}/status')
+    while process.poll() is None:
+        with suppress(OSError):
+            lines = [x for x in status.read_text().splitlines() if x.startswith('VmHWM')]
+            peak = max(peak, *(int(line.split()[1]) / 1024 for line in lines), 0.0)
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f'{" ".join(command)} ended with status {process.returncode}.')
+    return time.perf_counter() - start, peak
+
+
+def commands(folder: Path, data: Path) -> dict[str, list[str]]:
+    """What a user types, by a short name, with its images in ``folder``."""
+    lq, ref = images_of('photograph', data)
+    save_image(lq, folder / 'photo.png')
+    save_image(ref, folder / 'other.png')
+    test = [sys.executable, 'defsr/test.py', '-opt', 'options/test_DEF_demo.yml', '--force_yml']
+    upscale = [sys.executable, '-m', 'defsr.tools.upscale', '-i', str(folder / 'photo.png')]
+    upscale += ['-r', str(folder / 'other.png'), '--force', '-o', str(folder / 'sharp.png')]
+    return {
+        'defsr-test, stereo pair': [*test, 'name=whole_photograph'],
+        'defsr-test, stereo pair, val:tile 96': [*test, 'name=whole_photograph', 'val:tile=96'],
+        'defsr-upscale to 2040x1356': upscale,
+        'the same with DDNM, 10 steps': [*upscale, '--options', str(with_ddnm(folder))],
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data_argument(parser)
+    parser.add_argument('--cases', nargs='+', default=list(CASES), choices=list(CASES))
+    parser.add_argument('--no_commands', action='store_true', help='stages only')
+    parser.add_argument('--row', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.row:
+        one_case(json.loads(args.row))
+        return
+    lines = []
+    for case in tqdm(args.cases, unit='case'):
+        stages = in_process(__file__, {'case': case, 'data': str(args.data), **CASES[case]})
+        cells = [f'{stages[s]["seconds"]:.1f} s, {stages[s]["mib"]:.0f} MiB' for s in STAGES]
+        total = sum(stage['seconds'] for stage in stages.values())
+        peak = max(stage['mib'] for stage in stages.values())
+        lines.append([case, *cells, f'{total:.1f} s, {peak:.0f} MiB'])
+    report('Stage by stage', table(['case', *STAGES, 'all'], lines))
+    if args.no_commands:
+        return
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, command in tqdm(commands(Path(folder), args.data).items(), unit='command'):
+            seconds, peak = command_peak(command)
+            lines.append([name, f'{seconds:.0f}', f'{peak:.0f}'])
+    report('Whole commands', table(['command', 'seconds', 'peak MiB of the process'], lines))
+
+
+if __name__ == '__main__':
+    run_cli(main)
