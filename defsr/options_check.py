@@ -16,7 +16,9 @@ from basicsr.utils.registry import (
     MODEL_REGISTRY,
 )
 
+from defsr.archs.pipeline import MATCH_KEYS, SEARCHES
 from defsr.data.triplet_options import TripletOptions
+from defsr.ops.match_check import CHECKS
 from defsr.utils.checks import (
     check_above,
     check_at_least,
@@ -37,9 +39,9 @@ from defsr.utils.option_blocks import (
 from defsr.utils.paths import find_pretrained
 
 TOP_KEYS = (
-    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'match_key', 'check_cache', 'datasets',
-    'path', 'train', 'val', 'logger', 'dist_params', 'find_unused_parameters',
-    'network_g', 'network_d', 'network_e', 'network_t',
+    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'match_key', 'match_search',
+    'match_check', 'check_cache', 'datasets', 'path', 'train', 'val', 'logger', 'dist_params',
+    'find_unused_parameters', 'network_g', 'network_d', 'network_e', 'network_t',
 )  # fmt: skip
 FILLED_KEYS = (
     'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path', 'seed_was_drawn',
@@ -54,6 +56,9 @@ PATH_KEYS = (
 PATH_KEYS_OF_NETWORKS = ('pretrain_network', 'param_key', 'strict_load')
 DIST_KEYS = ('backend', 'port', 'timeout')
 INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser')
+MATCH_CHOICES = {
+    'match_key': MATCH_KEYS, 'match_search': tuple(SEARCHES), 'match_check': CHECKS,
+}  # fmt: skip
 OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
@@ -103,6 +108,9 @@ def _check_top(opt: Mapping[str, object]) -> str:
         check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
     if model_type == 'DEFModel' or 'scale' in opt:
         check_int('scale', required(opt, '', 'scale'), 1)
+    for key, choices in MATCH_CHOICES.items():
+        if key in opt:
+            check_choice(key, opt[key], choices)
     check_choice('check_cache', opt.get('check_cache', True), (True, False))
     return model_type
 

@@ -22,7 +22,8 @@ from defsr.utils.weights import check_same_layout, read_weights
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
 NETWORK_KEYS = (
-    'scale', 'match_key', 'degradation', 'network_e', 'network_t', 'network_g', 'path',
+    'scale', 'match_key', 'match_search', 'match_check', 'degradation', 'network_e', 'network_t',
+    'network_g', 'path',
 )  # fmt: skip
 MIN_TILE = 16
 MIN_REF_SIDE = 4
@@ -130,6 +131,8 @@ class Upscaler:
             opt['match_key'],
             opt['degradation'],
             self.scale,
+            opt.get('match_search', 'exact'),
+            opt.get('match_check', 'none'),
         )
 
     def _build(self, block: Mapping[str, object]) -> nn.Module:

@@ -259,6 +259,8 @@ OPTIONS = [
     option('num_gpu', 'two', "num_gpu is 'two', but must be a whole number; or write auto."),
     option('manual_seed', 'x', "manual_seed is 'x', but must be a whole number."),
     option('scale', 4.0, 'scale is 4.0, but must be a whole number.'),
+    option('match_search', 'fast', "match_search is 'fast', but must be one of ['exact', "),
+    option('match_check', 'soft', "match_check is 'soft', but must be one of ['none', 'mask', "),
     option('match_kye', 'ref', 'Unknown option `match_kye`. Did you mean `match_key`?'),
     option('datasets:vall_1', {'name': 'a', 'type': 'RefTripletDataset'},
            "A block of datasets is 'vall_1', but …Did you mean `val_1`?", 'unknown data set phase'),

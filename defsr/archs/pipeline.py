@@ -11,22 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from defsr.archs.texture_maps import (
-    CELL,
+    features_of_tile,
     stacked_features,
     stacked_mask,
     stacked_rows,
     texture_features,
 )
-from defsr.archs.transfer_arch import LEVEL_FACTORS
+from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
+from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.ops.resize import downsample_bicubic, downsample_pil, upsample_bicubic
-from defsr.ops.tiles import Tile, make_tiles
+from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_choice
 from defsr.utils.levels import round_to_8_bit
 
 MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
 MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
 DEGRADATIONS = {'matlab': downsample_bicubic, 'pil': downsample_pil}
+SEARCHES = {'exact': match_patches, 'coarse_to_fine': match_coarse_to_fine}
 MATCH_LEVEL = 'relu3_1'
 STAGES = ('enhance', 'references', 'match', 'restore')
 
@@ -93,6 +95,14 @@ class RefSRPipeline:
             (``ref_enhanced``). Textures always come from the untouched reference.
         degradation: how a reference is degraded for the last two: ``matlab`` or ``pil`` bicubic.
         scale: LR to HR; 4.
+        match_search: ``exact``, or ``coarse_to_fine`` for very large pairs, which finds most of
+            the same matches in a fraction of the time.
+        match_check: what happens to the confidence of a match whose own match lies elsewhere:
+            nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
+            takes a second search, from the references to the input.
+
+    Raises:
+        ValueError: for another value of these.
     """
 
     def __init__(
@@ -102,12 +112,16 @@ class RefSRPipeline:
         match_key: MatchKey = 'ref',
         degradation: str = 'matlab',
         scale: int = 4,
+        match_search: str = 'exact',
+        match_check: str = 'none',
     ) -> None:
         self.net_e = net_e
         self.net_t = net_t
         self.match_key = check_choice('match_key', match_key, MATCH_KEYS)
         self.degrade = DEGRADATIONS[check_choice('degradation', degradation, DEGRADATIONS)]
         self.scale = scale
+        self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
+        self.match_check = check_choice('match_check', match_check, CHECKS)
 
     @torch.no_grad()
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
@@ -146,7 +160,14 @@ class RefSRPipeline:
     def _match(
         self, query: Tensor, references: ReferenceKeys, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
-        return match_patches(query, references.key, key_mask=references.mask, progress=progress)
+        """Index and confidence (N,h,w) of query features, checked if asked for."""
+        key, mask = references.key, references.mask
+        index, confidence = self.search(query, key, key_mask=mask, progress=progress)
+        if self.match_check != 'none':
+            back_index, _ = self.search(key, query, progress=progress)
+            distance = round_trip_distance(index, back_index)
+            confidence = checked_confidence(confidence, distance, self.match_check)
+        return index, confidence
 
     def restore(
         self,
@@ -219,18 +240,12 @@ class RefSRPipeline:
         for number, piece in enumerate(tiles, start=1):
             here = piece.outer()
             de_tile = de[piece.outer(self.scale)]
-            feat_de = self._features_inside(de, piece)
+            feat_de = features_of_tile(self.net_t, de, piece)
             matches = index[here], confidence[here]
             sr_tile = net_g(lq[here], feat_de, feat_ref, *matches, key_size, de=de_tile)
             sr[piece.inner(self.scale)] = sr_tile[piece.core(self.scale)]
             report('restore', number, len(tiles))
         return Restoration(sr, de, index, confidence, winner, key_size)
-
-    def _features_inside(self, de: Tensor, piece: Tile) -> dict[str, Tensor]:
-        """Features of a tile with its context as they are in the whole image."""
-        wider = piece.widen(-(-self.net_t.reach // CELL), *(side // CELL for side in de.shape[-2:]))
-        found = self.net_t(de[wider.outer(CELL)])
-        return {level: feat[wider.core(LEVEL_FACTORS[level])] for level, feat in found.items()}
 
     def _soften(self, ref: Tensor) -> Tensor:
         """The reference as the LR image sees its scene: degraded as data are, then enlarged."""

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from defsr.archs.transfer_arch import LEVEL_FACTORS
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile, make_tiles
 
 CELL = max(LEVEL_FACTORS.values())  # pixels that one position of the coarsest level stands for
 PIECE = 96  # side of a piece in such positions; more gains no speed
 
 
 def texture_features(
-    net_t: nn.Module,
-    image: Tensor,
-    levels: Sequence[str] = tuple(LEVEL_FACTORS),
-    out: Mapping[str, Tensor] | None = None,
+    net_t: nn.Module, image: Tensor, levels: Sequence[str] = tuple(LEVEL_FACTORS)
 ) -> dict[str, Tensor]:
     """``net_t(image)`` with the extractor's own memory bounded: equal up to rounding.
 
     Args:
-        net_t: texture extractor with ``num_feat``, its channels by level, and ``reach``, how many
-            pixels to each side a feature reads.
+        net_t: texture extractor. If it says by ``reach`` how many pixels to each side a feature
+            depends on, as ``VGGTrunk`` does, large images are read piece by piece.
         image: (N, 3, H, W), sides multiples of 4.
         levels: which features are wanted.
-        out: where to write them. Default: a new map for each.
 
     Returns:
         level -> (N, C, f*H/4, f*W/4), f by ``LEVEL_FACTORS``.
     """
-    height, width = (side // CELL for side in image.shape[-2:])
-    pieces = make_tiles(height, width, side=PIECE, overlap=-(-net_t.reach // CELL))
-    if out is None and len(pieces) == 1:
-        found = net_t(image)
-        return {level: found[level] for level in levels}
-    out = out or {level: _new_map(net_t, image, level, height, width) for level in levels}
-    for piece in pieces:
-        found = net_t(image[piece.outer(CELL)])
-        for level in levels:
-            factor = LEVEL_FACTORS[level]
-            out[level][piece.inner(factor)] = found[level][piece.core(factor)]
-    return dict(out)
+    return stacked_features(net_t, [image], levels)
 
 
 def stacked_features(
@@ -59,25 +44,35 @@ def stacked_features(
         images: (N, 3, H_i, W_i) each, sides multiples of 4.
         levels: which features are wanted.
     """
-    if len(images) == 1:
-        return texture_features(net_t, images[0], levels)
     rows = stacked_rows(images)
-    width = max(image.shape[-1] // CELL for image in images)
-    maps = {level: _new_map(net_t, images[0], level, rows[-1][1], width) for level in levels}
-    for feat in maps.values():
-        feat.zero_()
-    for image, (top, bottom) in zip(images, rows, strict=True):
-        views = {
-            level: feat[
-                :,
-                :,
-                top * LEVEL_FACTORS[level] : bottom * LEVEL_FACTORS[level],
-                : image.shape[-1] // CELL * LEVEL_FACTORS[level],
-            ]
-            for level, feat in maps.items()
-        }
-        texture_features(net_t, image, levels, out=views)
+    size = rows[-1][1], max(image.shape[-1] // CELL for image in images)
+    maps: dict[str, Tensor] = {}
+    for image, (top, _) in zip(images, rows, strict=True):
+        pieces = _pieces(net_t, image)
+        for piece in pieces:
+            found = net_t(image[piece.outer(CELL)])
+            if len(images) == len(pieces) == 1:
+                return {level: found[level] for level in levels}
+            maps = maps or {level: _new_map(found[level], level, size) for level in levels}
+            for level, feat in maps.items():
+                factor = LEVEL_FACTORS[level]
+                below = feat[:, :, top * factor :]
+                below[piece.inner(factor)] = found[level][piece.core(factor)]
     return maps
+
+
+def features_of_tile(net_t: nn.Module, image: Tensor, tile: Tile) -> dict[str, Tensor]:
+    """Features of a tile and its context as they are in the whole image.
+
+    Args:
+        net_t: see ``texture_features``; one without ``reach`` sees the context and no more.
+        image: (N, 3, H, W), the whole.
+        tile: in positions of the coarsest level.
+    """
+    height, width = (side // CELL for side in image.shape[-2:])
+    wider = tile.widen(_halo(net_t) or 0, height, width)
+    found = net_t(image[wider.outer(CELL)])
+    return {level: feat[wider.core(LEVEL_FACTORS[level])] for level, feat in found.items()}
 
 
 def stacked_rows(images: Sequence[Tensor]) -> list[tuple[int, int]]:
@@ -101,10 +96,24 @@ def stacked_mask(images: Sequence[Tensor]) -> Tensor | None:
     return mask
 
 
-def _new_map(net_t: nn.Module, image: Tensor, level: str, height: int, width: int) -> Tensor:
-    """Channels innermost, as the transfer reads whole positions."""
-    factor = LEVEL_FACTORS[level]
-    size = len(image), net_t.num_feat[level], factor * height, factor * width
-    return torch.empty(
-        size, dtype=image.dtype, device=image.device, memory_format=torch.channels_last
+def _pieces(net_t: nn.Module, image: Tensor) -> list[Tile]:
+    height, width = (side // CELL for side in image.shape[-2:])
+    halo = _halo(net_t)
+    if halo is None:
+        return make_tiles(height, width, side=max(height, width), overlap=0)
+    return make_tiles(height, width, side=PIECE, overlap=halo)
+
+
+def _halo(net_t: nn.Module) -> int | None:
+    """``reach`` in positions of the coarsest level; None if the extractor has none."""
+    reach = getattr(net_t, 'reach', None)
+    return None if reach is None else -(-reach // CELL)
+
+
+def _new_map(found: Tensor, level: str, size: tuple[int, int]) -> Tensor:
+    """Zeros, channels innermost, as the transfer reads whole positions."""
+    shape = *found.shape[:2], *(LEVEL_FACTORS[level] * side for side in size)
+    empty = torch.empty(
+        shape, dtype=found.dtype, device=found.device, memory_format=torch.channels_last
     )
+    return empty.zero_()

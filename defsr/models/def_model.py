@@ -39,9 +39,9 @@ class DEFModel(SRGANModel):
     reconstruction alone for ``train:rec_only_epochs`` passes over the data, then with the
     perceptual and the adversarial one.
 
-    Options of its own: ``match_key``, ``check_cache``, ``train:{rec_only_epochs, allow_online,
-    gradient_penalty_weight}`` and ``val:{save_maps, save_comparison, compare_bicubic, tb_images,
-    tile}``; see ``options/train_DEF_x4.yml`` for each.
+    Options of its own: ``match_key``, ``match_search``, ``match_check``, ``check_cache``,
+    ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}`` and ``val:{save_maps,
+    save_comparison, compare_bicubic, tb_images, tile}``; see ``options/train_DEF_x4.yml`` for each.
     """
 
     def __init__(self, opt: dict) -> None:
@@ -58,7 +58,13 @@ class DEFModel(SRGANModel):
         if opt.get('check_cache', True):
             self._check_caches(opt['datasets'])
         self.pipeline = RefSRPipeline(
-            self.net_e, self.net_t, opt.get('match_key', 'ref'), self.degradation, opt['scale']
+            self.net_e,
+            self.net_t,
+            opt.get('match_key', 'ref'),
+            self.degradation,
+            opt['scale'],
+            opt.get('match_search', 'exact'),
+            opt.get('match_check', 'none'),
         )
 
     # -- building ------------------------------------------------------------------------------

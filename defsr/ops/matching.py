@@ -60,7 +60,7 @@ def match_patches(
     Raises:
         ValueError: if the shapes do not fit, the patch size is even or nothing may be matched.
     """
-    _check(query, key, patch_size, key_mask)
+    check_maps(query, key, patch_size, key_mask)
     dtype = torch.promote_types(query.dtype, torch.float32)
     block_elements = block_elements or (
         CPU_BLOCK_ELEMENTS if query.device.type == 'cpu' else GPU_BLOCK_ELEMENTS
@@ -296,7 +296,8 @@ def _cuts(
     return list(itertools.product(rows, columns)), even_cuts(key.shape[-1], key_columns)
 
 
-def _check(query: Tensor, key: Tensor, patch_size: int, key_mask: Tensor | None) -> None:
+def check_maps(query: Tensor, key: Tensor, patch_size: int, key_mask: Tensor | None) -> None:
+    """Refuse what cannot be matched, see ``match_patches``."""
     if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
         raise ValueError(
             f'query {tuple(query.shape)} and key {tuple(key.shape)} must be (N, C, h, w) and '

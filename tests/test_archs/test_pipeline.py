@@ -7,7 +7,9 @@ import torch
 from basicsr.archs import build_network
 from torch.nn import functional as F
 
+from defsr.archs import texture_maps
 from defsr.archs.pipeline import MATCH_KEYS, RefSRPipeline
+from defsr.archs.texture_maps import stacked_features
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
 
 
@@ -139,6 +141,63 @@ def test_tiles_agree_with_the_whole_inside(stereo, pipeline, small_net):
     assert calls[-5:] == [('restore', i, 4) for i in range(5)]
     assert torch.equal(whole.index, tiled.index)
     torch.testing.assert_close(whole.sr, tiled.sr, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('sizes', [[(100, 148)], [(60, 84), (100, 44)]])
+def test_features_in_pieces_are_those_of_the_whole(stereo, extractor, monkeypatch, sizes):
+    images = [stereo[0][..., : 4 * (h // 4), : 4 * (w // 4)] for h, w in sizes]
+    whole = stacked_features(extractor, images)
+    monkeypatch.setattr(texture_maps, 'PIECE', 10)
+    pieces = stacked_features(extractor, images)
+    assert pieces.keys() == whole.keys()
+    for level, feat in pieces.items():
+        torch.testing.assert_close(feat, whole[level], rtol=0, atol=1e-4)
+
+
+def test_an_extractor_that_does_not_say_how_far_it_sees(stereo, small_net, extractor, monkeypatch):
+    """It reads whole images, and of a tile the context that the tile has."""
+    left, right = stereo
+    lq, refs = downsample_bicubic(left[..., 100:180, 200:280], 4), [right[..., 90:170, 180:270]]
+    pipeline = RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor.forward, 'ref')
+    monkeypatch.setattr(texture_maps, 'PIECE', 4)
+    with torch.no_grad():
+        whole = pipeline.restore(small_net, lq, refs)
+        tiled = pipeline.restore_tiled(small_net, lq, refs, tile=16, overlap=16)
+    torch.testing.assert_close(whole.sr, tiled.sr, rtol=0, atol=1e-4)
+
+
+def test_checked_matches(stereo, extractor):
+    """What is trusted is a copy; what the reference does not show is not."""
+    left, right = stereo
+    enhancer = build_network({'type': 'BicubicEnhancer'})
+    gt = left[..., 100:180, 200:280]
+    ref = torch.cat((gt[..., :40], right[..., 300:380, 20:60]), dim=3)
+    plain, masked = (
+        RefSRPipeline(enhancer, extractor, match_check=how) for how in ('none', 'mask')
+    )
+    trusted = masked.align(gt, masked.prepare([ref])).confidence > 0
+    assert bool((plain.align(gt, plain.prepare([ref])).confidence > 0).all())
+    assert float(trusted[..., :8].float().mean()) > 0.95
+    assert float(trusted[..., 12:].float().mean()) < 0.6
+
+
+def test_coarse_to_fine_finds_most_of_the_same(stereo, extractor):
+    enhancer = build_network({'type': 'BicubicEnhancer'})
+    gt, ref = stereo[0][..., 100:260, 200:360], stereo[1][..., 90:270, 180:370]
+    found = []
+    for search in ('exact', 'coarse_to_fine'):
+        pipeline = RefSRPipeline(enhancer, extractor, match_search=search)
+        found.append(pipeline.align(gt, pipeline.prepare([ref])).index)
+    assert float((found[0] == found[1]).float().mean()) > 0.6
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [({'match_search': 'fast'}, 'match_search is'), ({'match_check': 'soft'}, 'match_check is')],
+)
+def test_unknown_ways_to_match(extractor, options, message):
+    with pytest.raises(ValueError, match=message):
+        RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor, **options)
 
 
 def test_tiny_images(pipeline, small_net):

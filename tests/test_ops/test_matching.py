@@ -21,6 +21,13 @@ SIZES = [
 ]
 
 
+TWENTY = [
+    tuple((int(a), int(b)) for a, b in pair)
+    for pair in torch.randint(1, 24, (20, 2, 2), generator=torch.Generator().manual_seed(3))
+]
+TWENTY[0], TWENTY[1] = ((1, 23), (9, 14)), ((8, 5), (1, 17))  # one position high
+
+
 def direct(query, key, patch_size=3):
     """(N, h*w, h'*w') cosines in float64, exactly as TTSR's search builds them."""
     unfolded = [
@@ -46,6 +53,39 @@ def test_equals_the_direct_computation(rng, query_size, key_size, block_elements
     query = torch.randn(2, 8, *query_size, generator=rng)
     key = torch.randn(2, 8, *key_size, generator=rng)
     assert_same_match(query, key, block_elements=block_elements)
+
+
+@pytest.mark.parametrize(('query_size', 'key_size'), TWENTY)
+def test_equals_the_direct_computation_for_any_two_sizes(rng, query_size, key_size):
+    query = torch.randn(1, 16, *query_size, generator=rng).relu()
+    key = torch.randn(1, 16, *key_size, generator=rng).relu()
+    assert_same_match(query, key)
+    assert_same_match(query, key, block_elements=3000)
+
+
+def test_half_inputs_are_computed_in_float32(rng):
+    query, key = torch.randn(2, 2, 8, 9, 11, generator=rng).half()
+    index, confidence = match_patches(query, key)
+    assert confidence.dtype == torch.float16
+    expected = match_patches(query.float(), key.float())
+    assert torch.equal(index, expected[0])
+    torch.testing.assert_close(confidence.float(), expected[1], rtol=0, atol=1e-3)
+
+
+def test_the_layout_in_memory_does_not_matter(rng):
+    query, key = torch.randn(2, 2, 8, 9, 11, generator=rng)
+    turned = (x.contiguous(memory_format=torch.channels_last) for x in (query, key))
+    index, confidence = match_patches(query, key)
+    other_index, other_confidence = match_patches(*turned)
+    assert torch.equal(index, other_index)
+    torch.testing.assert_close(confidence, other_confidence, rtol=0, atol=1e-6)
+
+
+def test_progress_counts_up_to_all_tiles(rng):
+    x, seen = torch.randn(2, 4, 9, 12, generator=rng), []
+    match_patches(x, x, block_elements=500, progress=lambda *state: seen.append(state))
+    assert [done for done, _ in seen] == [*range(1, len(seen) + 1)]
+    assert {total for _, total in seen} == {len(seen)} and len(seen) > 4
 
 
 @pytest.mark.parametrize('patch_size', [1, 5, 7])
