@@ -14,13 +14,16 @@ from defsr.archs.adm_unet_arch import ADMUNet
 from defsr.diffusion import BicubicDownsample
 from defsr.diffusion.windows import Window, cover
 
+FOLDER = Path(__file__).parent / 'benchmarks'
+BENCHMARKS = [path.stem for path in FOLDER.glob('*.py')]
+
 
 @pytest.fixture
 def script(monkeypatch):
     """Import a benchmark by name."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / 'benchmarks'))
+    monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ('measuring', 'bench_ddnm', 'gpu_hours', 'seams'):
+    for name in BENCHMARKS:
         sys.modules.pop(name, None)
 
 
@@ -72,3 +75,36 @@ def test_photographs_have_the_size_asked_for(script, tmp_path, stereo):
     assert image.shape == (1, 3, 1200, 300)
     first = image[..., :1000, :].diff(dim=-2).abs().amax(dim=(0, 1, 3))
     assert first.min() == 0, 'the mirror repeats its edge'
+
+
+def test_the_rivals_searches_find_the_same(script, rng):
+    """What is timed against ``match_patches`` is the same search."""
+    bench = script('bench_matching')
+    query, key = torch.randn(2, 1, 16, 9, 12, generator=rng)
+    index, confidence = bench.match_patches(query, key)
+    for rival in (bench.match_by_unfold, bench.match_by_convolution):
+        found, score = rival(query, key)
+        assert torch.equal(found.flatten(), index.flatten())
+        assert_close(score.flatten(), confidence.flatten(), rtol=0, atol=1e-5)
+    assert bench.recall((index, confidence), (index, confidence), 12)['same'] == 1
+
+
+def test_auc_and_nearness(script):
+    bench = script('match_confidence')
+    right = torch.tensor([True, True, False, False])
+    assert bench.auc(right, torch.tensor([0.9, 0.8, 0.2, 0.1])) == 1
+    assert bench.auc(right, torch.tensor([0.5, 0.5, 0.5, 0.5])) == 0.5
+    rows, columns = torch.tensor([1.9, float('nan')]), torch.tensor([2.5, 0.0])
+    assert bench.near(torch.tensor([1 * 5 + 2, 0]), rows, columns, 5).tolist() == [True, False]
+
+
+def test_the_stage_meter_sees_time_and_memory(script):
+    meter = script('whole_photograph').StageMeter()
+    meter('one', 0, 1)
+    held = torch.zeros(64 * 2**20)
+    del held
+    meter('two', 0, 1)
+    meter(None)
+    assert list(meter.rows) == ['one', 'two']
+    assert 250 < meter.rows['one']['mib'] < 280
+    assert meter.rows['two']['mib'] < 30

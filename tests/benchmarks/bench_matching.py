@@ -7,8 +7,10 @@ TTSR's search (unfold, normalise, one product of all pairs, max), C2-Matching's 
 normalised patches, some at a time, as kernels of a convolution over the query; running max), and
 the bare product of all positions, K^T Q, into memory that is there already or not.
 
-With ``--scale`` also whole photographs, each in a process of its own: seconds and what the process
-grew by at its peak, above the features.
+With ``--scale`` whole photographs, each in a process of its own: seconds and what the process grew
+by at its peak, above the features; and the same of ``match_coarse_to_fine`` with its recall. The
+query is the photograph reduced and interpolated, the reference the photograph shifted, darkened and
+with noise.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import skimage
@@ -39,7 +42,10 @@ from tqdm import tqdm
 
 from defsr.archs.pipeline import MATCH_LEVEL
 from defsr.archs.texture_maps import texture_features
+from defsr.data.degradation import degrade
 from defsr.ops.matching import match_patches
+from defsr.ops.matching_coarse import match_coarse_to_fine
+from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
 from defsr.utils.files import atomic_path
 
@@ -47,6 +53,7 @@ GRIDS = (40, 64, 96, 125)
 PHOTOGRAPHS = ((64, 64), (125, 125), (170, 255), (240, 360), (339, 510))  # (h, w) of the features
 PATCHES_PER_KERNEL = 512
 SHIFT = (37, -61)  # pixels between a photograph and its reference
+WAYS = (('exact', '#1f6feb', 'match_patches'), ('coarse', '#d1242f', 'match_coarse_to_fine'))
 TTSR, CONVOLUTION, BARE, FRESH, OURS = (
     'unfold + product (TTSR)',
     'blocked convolution (C2-Matching)',
@@ -136,10 +143,34 @@ def one_row(row: dict) -> None:
     extractor = texture_extractor()
     query, key = (
         texture_features(extractor, image, [MATCH_LEVEL])[MATCH_LEVEL]
-        for image in (gt, torch.roll(gt, SHIFT, (-2, -1)))
+        for image in (upsample_bicubic(degrade(gt[0], 4, 'matlab')[None], 4), reference_of(gt))
     )
-    match_patches(query[..., :8, :8], key[..., :8, :8])  # what the first call loads is not ours
-    answer(measured(lambda: match_patches(query, key)))
+    exact = partial(match_patches, query, key)
+    coarse = partial(match_coarse_to_fine, query, key)
+    for way in (match_patches, match_coarse_to_fine):  # what the first call loads is not theirs
+        way(query[..., :8, :8], key[..., :8, :8])
+    found, taken = [], {}
+    for name, way in {'exact': exact, 'coarse': coarse}.items():
+        taken[name] = measured(lambda way=way: found.append(way()))
+    answer(taken | recall(*found, key.shape[-1]))
+
+
+def recall(
+    exact: tuple[Tensor, Tensor], coarse: tuple[Tensor, Tensor], width: int
+) -> dict[str, float]:
+    """Of one search against the other: same index, within one position, mean cosine lost."""
+    rows, columns = exact[0] // width - coarse[0] // width, exact[0] % width - coarse[0] % width
+    return {
+        'same': float((exact[0] == coarse[0]).float().mean()),
+        'near': float((torch.maximum(rows.abs(), columns.abs()) <= 1).float().mean()),
+        'lost': float((exact[1] - coarse[1]).mean()),
+    }
+
+
+def reference_of(gt: Tensor) -> Tensor:
+    """Another photograph of the same: shifted, darker, noisy."""
+    noise = torch.randn(gt.shape, generator=torch.Generator().manual_seed(0))
+    return (0.85 * torch.roll(gt, SHIFT, (-2, -1)) + 0.02 * noise).clamp(0, 1)
 
 
 def scale(data: Path) -> list[dict]:
@@ -155,20 +186,27 @@ def scale_table(rows: list[dict]) -> str:
     """Seconds, GFLOP/s of the bare product in that time, MiB."""
     lines = []
     for row in rows:
-        positions = row['height'] * row['width']
-        pairs = positions**2
+        pairs = (row['height'] * row['width']) ** 2
+        exact, coarse = row['exact'], row['coarse']
         lines.append(
             [
                 f'{row["width"]}x{row["height"]}',
                 f'{4 * row["width"]}x{4 * row["height"]}',
-                f'{row["seconds"]:.2f}',
-                f'{512 * pairs / row["seconds"] / 1e9:.0f}',
-                f'{row["mib"]:.0f}',
+                f'{exact["seconds"]:.2f}',
+                f'{512 * pairs / exact["seconds"] / 1e9:.0f}',
+                f'{exact["mib"]:.0f}',
                 f'{4 * pairs / 2**20:,.0f}',
+                f'{coarse["seconds"]:.2f}',
+                f'{exact["seconds"] / coarse["seconds"]:.1f}x',
+                f'{coarse["mib"]:.0f}',
+                f'{100 * row["same"]:.1f} %',
+                f'{100 * row["near"]:.1f} %',
+                f'{row["lost"]:.4f}',
             ]
         )
     head = ['grid', 'photograph', 'seconds', 'useful GFLOP/s', 'MiB above the features']
-    return table([*head, 'MiB of all pairs'], lines)
+    head += ['MiB of all pairs', 'coarse: seconds', 'faster', 'MiB', 'same match', 'within one']
+    return table([*head, 'cosine lost'], lines)
 
 
 def draw(rows: list[dict], path: str) -> None:
@@ -179,15 +217,17 @@ def draw(rows: list[dict], path: str) -> None:
     axes = figure.subplots(1, 2)
     pairs = [(row['height'] * row['width']) ** 2 for row in rows]
     for axis, key, title in zip(axes, ('seconds', 'mib'), ('seconds', 'MiB'), strict=True):
-        values = [row[key] for row in rows]
-        axis.loglog(pairs, values, marker='o', color='#1f6feb', label='match_patches')
+        for way, colour, label in WAYS:
+            values = [row[way][key] for row in rows]
+            axis.loglog(pairs, values, marker='o', color=colour, label=label)
         axis.set(xlabel='pairs of positions', title=title)
         if key == 'mib':
             every = [4 * number / 2**20 for number in pairs]
             axis.loglog(pairs, every, '--', color='grey', label='the matrix of all pairs')
-        for row, number, value in zip(rows, pairs, values, strict=True):
+        for row, number in zip(rows, pairs, strict=True):
             label = f'{row["width"]}x{row["height"]}'
-            axis.annotate(label, (number, value), (0, 7), textcoords='offset points', fontsize=7)
+            at = number, row['exact'][key]
+            axis.annotate(label, at, (0, 7), textcoords='offset points', fontsize=7)
         axis.legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format='png')
