@@ -20,6 +20,7 @@ from defsr.ops.warping import displacement
 from defsr.utils import distributed
 from defsr.utils.figures import (
     busiest_window,
+    label_colours,
     match_colours,
     save_comparison,
     side_by_side,
@@ -153,12 +154,17 @@ def _write_csv(path: str, rows: Sequence[Mapping]) -> None:
 
 
 def _save_maps(model: DEFModel, stem: str) -> None:
-    """The match index as flow colours, the confidence as grey: PNGs of I_DE's size over 4."""
+    """PNGs of I_DE's size over 4: the match index as flow colours, the confidence as grey.
+
+    With several references also which of them each match lies in, a colour each.
+    """
     result = model.restoration
     colours = match_colours(displacement(result.index[:1], result.key_size))
     imwrite(to_uint8(colours)[..., ::-1], f'{stem}_index.png')
     confidence = result.confidence[:1].expand(3, -1, -1)
     imwrite(to_uint8(confidence)[..., ::-1], f'{stem}_confidence.png')
+    if len(model.refs) > 1:
+        imwrite(to_uint8(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
 
 
 def _save_comparison(model: DEFModel, path: str, row: Mapping, metrics: Mapping) -> None:

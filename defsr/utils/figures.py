@@ -28,6 +28,14 @@ def match_colours(flow_yx: Tensor) -> Tensor:
     return flow_to_image(flow_yx[0].flip(0).float()).float() / 255
 
 
+def label_colours(labels: Tensor) -> Tensor:
+    """(1,h,w) whole numbers -> (3,h,w) in [0, 1], a colour each, repeated after ten."""
+    from matplotlib import colormaps
+
+    palette = torch.tensor(colormaps['tab10'].colors)
+    return palette[labels[0].cpu() % len(palette)].permute(2, 0, 1)
+
+
 def busiest_window(gt: Tensor, sr: Tensor, other: Tensor, side: int) -> tuple[int, int]:
     """(row, column) of the ``side``-sized window where ``sr`` and ``other`` differ most in error.
 

@@ -7,6 +7,7 @@ import logging
 import random
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -14,6 +15,7 @@ from basicsr.models import build_model
 from caches import NETWORK, write_prior
 from caches import options as enhance_options
 from denoisers import TINY_ADM
+from PIL import Image
 from tiny import loader_of, train, weights, with_gan
 
 from defsr.enhancing import fill_caches
@@ -155,6 +157,12 @@ def test_several_references(opt, tmp_path):
     model.test()
     assert model.restoration.key_size == (3 * 16 + 2, 16)
     assert model.output.shape == (1, 3, 64, 64)
+    winner = model.restoration.winner
+    assert winner.shape == (1, 16, 16) and set(winner.unique().tolist()) <= {0, 1, 2}
+    model.opt['val'] |= {'save_maps': True}
+    model.validation(loader_of(opt, 'val'), 'tiny', None, save_img=True)
+    colours = np.asarray(Image.open(next((tmp_path / 'visualization').rglob('*_winner.png'))))
+    assert len(np.unique(colours.reshape(-1, 3), axis=0)) == len(winner.unique())
 
 
 @pytest.mark.parametrize(
