@@ -9,8 +9,8 @@ the bare product of all positions, K^T Q, into memory that is there already or n
 
 With ``--scale`` whole photographs, each in a process of its own: seconds and what the process grew
 by at its peak, above the features; and the same of ``match_coarse_to_fine`` with its recall. The
-query is the photograph reduced and interpolated, the reference the photograph shifted, darkened and
-with noise.
+query is the photograph reduced and interpolated, the key (``ref_down_up``) the photograph shifted,
+darkened and with noise, reduced and interpolated too.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def one_row(row: dict) -> None:
     extractor = texture_extractor()
     query, key = (
         texture_features(extractor, image, [MATCH_LEVEL])[MATCH_LEVEL]
-        for image in (upsample_bicubic(degrade(gt[0], 4, 'matlab')[None], 4), reference_of(gt))
+        for image in (soft(gt), soft(reference_of(gt)))
     )
     exact = partial(match_patches, query, key)
     coarse = partial(match_coarse_to_fine, query, key)
@@ -165,6 +165,11 @@ def recall(
         'near': float((torch.maximum(rows.abs(), columns.abs()) <= 1).float().mean()),
         'lost': float((exact[1] - coarse[1]).mean()),
     }
+
+
+def soft(image: Tensor) -> Tensor:
+    """Reduced x4 and interpolated, as bicubic queries and ``ref_down_up`` are."""
+    return upsample_bicubic(degrade(image[0], 4, 'matlab')[None], 4).clamp(0, 1)
 
 
 def reference_of(gt: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from measuring import (
     REPOSITORY,
     answer,
     data_argument,
+    forget_peak,
     in_process,
     photograph,
     report,
@@ -58,6 +59,7 @@ class StageMeter:
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
+        forget_peak()
         self.base, self.stage, self.start = resident_mib(), None, 0.0
 
     def __call__(self, stage: str | None, done: int = 0, total: int = 0) -> None:
@@ -67,8 +69,7 @@ class StageMeter:
         if self.stage:
             seconds, mib = time.perf_counter() - self.start, resident_mib('VmHWM') - self.base
             self.rows[self.stage] = {'seconds': seconds, 'mib': mib}
-        with suppress(OSError):
-            Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+        forget_peak()
         self.stage, self.start = stage, time.perf_counter()
 
 
