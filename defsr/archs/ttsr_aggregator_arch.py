@@ -117,8 +117,8 @@ class TTSRAggregator(nn.Module):
             x + body(m) for x, body, m in zip(scales, self.body_full, mixed, strict=True)
         )
 
-        quarter = F.relu(upsample(self.tail_up[0](quarter), 4))
-        half = F.relu(upsample(self.tail_up[1](half), 2))
+        quarter = F.relu(upsampled_conv(self.tail_up[0], quarter, 4))
+        half = F.relu(upsampled_conv(self.tail_up[1], half, 2))
         return self.tail(F.relu(conv_of_parts(self.tail_merge, (full, quarter, half))))
 
     def _merge(
@@ -167,12 +167,12 @@ class CrossScaleExchange(nn.Module):
         return out
 
     def _carry(self, x: Tensor, source: int, target: int) -> Tensor:
-        """One scale resampled to another; a 1x1 convolution and the upsampling commute."""
+        """One scale resampled to another."""
         path = self.path[f'{source}_{target}']
         if source > target:
             return path(x)
         conv, relu = path
-        return relu(upsample(conv(x), 2 ** (target - source)))
+        return relu(upsampled_conv(conv, x, 2 ** (target - source)))
 
 
 def _exchange_path(num_feat: int, source: int, target: int) -> nn.Sequential:
@@ -210,6 +210,15 @@ def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         out = out + F.conv2d(part, weight, padding=1)
     return out
+
+
+def upsampled_conv(conv: nn.Conv2d, x: Tensor, factor: int) -> Tensor:
+    """``conv(upsample(x, factor))`` of a 1x1 convolution: (N,C,h,w) -> (N,C',factor*h,factor*w).
+
+    The two commute, since the interpolation's weights sum to one; before it the convolution
+    costs factor^2 times less.
+    """
+    return upsample(conv(x), factor)
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
