@@ -208,7 +208,7 @@ def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
     weights = conv.weight.split([part.shape[1] for part in parts], dim=1)
     out = F.conv2d(parts[0], weights[0], conv.bias, padding=1)
     for part, weight in zip(parts[1:], weights[1:], strict=True):
-        out = out + F.conv2d(part, weight, padding=1)
+        out += F.conv2d(part, weight, padding=1)
     return out
 
 
