@@ -4,12 +4,14 @@ import os
 
 from defsr import compat
 from defsr.utils import distributed
+from defsr.utils.allocator import keep_freed_memory
 from defsr.utils.cli import run_cli
 
 
 def train() -> None:
     """BasicSR's training loop; experiments go under the current directory."""
     compat.patch_pipelines()
+    keep_freed_memory()
     from basicsr.train import train_pipeline
 
     train_pipeline(os.getcwd())

@@ -136,7 +136,17 @@ class Upscaler:
         )
 
     def _build(self, block: Mapping[str, object]) -> nn.Module:
-        return build_network(block).to(self.device).eval().requires_grad_(False)
+        net = build_network(block).to(self.device, memory_format=self.memory_format)
+        return net.eval().requires_grad_(False)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels innermost on a CPU, as in ``DEFModel``."""
+        on_cpu = self.device.type == 'cpu'
+        return torch.channels_last if on_cpu else torch.contiguous_format
+
+    def _take(self, image: Tensor) -> Tensor:
+        return image.to(self.device, torch.float32, memory_format=self.memory_format)
 
     def __call__(
         self,
@@ -169,8 +179,8 @@ class Upscaler:
         try:
             result = self.pipeline.restore_tiled(
                 self.net_g,
-                lq.to(self.device, torch.float32),
-                [key.to(self.device, torch.float32) for key in keys],
+                self._take(lq),
+                [self._take(key) for key in keys],
                 tile=side,
                 overlap=overlap,
                 progress=progress,

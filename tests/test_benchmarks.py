@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from torch.testing import assert_close
 
 from defsr.archs.adm_unet_arch import ADMUNet
@@ -44,6 +45,42 @@ def test_attention_is_among_the_counted_flops(script):
     attention = gpu_hours.attention_flops(net, 64)
     assert attention == 4 * (4 * 64**2 * 128), 'four blocks, 8x8 positions, 128 channels'
     assert gpu_hours.count_flops(net, 64)['aten.bmm'] == attention
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_first_formulation_of_the_network_gives_the_same(script, rng, layout):
+    """SR and every gradient, in float64."""
+    num_ch = {'relu1_1': 8, 'relu2_1': 8, 'relu3_1': 16}
+    aggregator = {'type': 'TTSRAggregator', 'num_feat': 8, 'num_block': [1] * 4}
+    torch.manual_seed(0)
+    net = build_network(
+        {
+            'type': 'DEFNet',
+            'transfer': {'type': 'DCNTransferArch', 'num_ch': num_ch, 'num_group': 4},
+            'aggregator': {**aggregator, 'num_ch': num_ch, 'use_feat_de': True},
+        }
+    ).to(torch.float64, memory_format=layout)
+    for branch in net.transfer.offset.values():
+        torch.nn.init.normal_(branch[-1].weight, std=0.05)
+        torch.nn.init.normal_(branch[-1].bias)
+
+    def draw(*shape):
+        return torch.rand(2, *shape, generator=rng, dtype=torch.float64)
+
+    def features(height, width):
+        maps = {level: draw(ch, f * height, f * width) for (level, ch), f in sizes}
+        return {level: x.to(memory_format=layout) for level, x in maps.items()}
+
+    sizes = list(zip(num_ch.items(), (4, 2, 1), strict=True))
+    index = torch.randint(0, 35, (2, 6, 9), generator=rng)
+    given = draw(3, 6, 9), features(6, 9), features(5, 7), index, draw(6, 9), (5, 7)
+    now = net(*given)
+    now_grads = torch.autograd.grad(now.square().sum(), net.parameters())
+    with script('first_formulation').first_formulation():
+        first = net(*given)
+        first_grads = torch.autograd.grad(first.square().sum(), net.parameters())
+    assert_close(now, first, rtol=1e-10, atol=1e-10)
+    assert_close(now_grads, first_grads, rtol=1e-7, atol=1e-7)
 
 
 def test_turns_alternate_and_memory_is_seen(script):

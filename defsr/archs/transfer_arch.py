@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -32,7 +32,7 @@ class DCNTransferArch(nn.Module):
         num_offset_feat (int | None): width of the offset branch. Default: the level's channels.
         num_group (int): deformable groups, a divisor of every level's channels. Default: 8.
         use_confidence (bool): multiply by c(p), as Eq. 13 does. Default: True.
-        backend (str): auto | torchvision | grid_sample, see ``deform_conv_at``. Default: auto.
+        backend (str): auto | torchvision | gather, see ``deform_conv_at``. Default: auto.
 
     Raises:
         ValueError: unknown level or backend, or channels that ``num_group`` does not divide.
@@ -49,7 +49,7 @@ class DCNTransferArch(nn.Module):
         super().__init__()
         self.num_ch = dict(num_ch or VGG_CHANNELS)
         self.use_confidence = use_confidence
-        self.backend = check_choice('backend', backend, ('auto', 'torchvision', 'grid_sample'))
+        self.backend = check_choice('backend', backend, get_args(Backend))
         self.num_group = num_group
         self.offset = nn.ModuleDict()
         self.weight = nn.ParameterDict()
@@ -93,7 +93,8 @@ class DCNTransferArch(nn.Module):
             feat = feat_ref[level]
             warped = gather_positions(feat, base_yx)
             branch = self.offset[level](torch.cat((warped, feat_de[level]), dim=1))
-            offset_yx, mask = branch.tensor_split([2 * len(TAPS) * self.num_group], dim=1)
+            num_mask = len(TAPS) * self.num_group
+            offset_yx, mask = branch.split([2 * num_mask, num_mask], dim=1)
             texture = deform_conv_at(
                 feat,
                 base_yx,

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from defsr.archs.transfer_arch import VGG_CHANNELS
 
+MATRIX_SIDE = 128  # up to this side bicubic upsampling is a product with matrices
+
 
 @ARCH_REGISTRY.register()
 class TTSRAggregator(nn.Module):
@@ -115,9 +117,9 @@ class TTSRAggregator(nn.Module):
             x + body(m) for x, body, m in zip(scales, self.body_full, mixed, strict=True)
         )
 
-        quarter = F.relu(self.tail_up[0](_upsample(quarter, 4)))
-        half = F.relu(self.tail_up[1](_upsample(half, 2)))
-        return self.tail(F.relu(self.tail_merge(torch.cat((full, quarter, half), dim=1))))
+        quarter = F.relu(upsampled_conv(self.tail_up[0], quarter, 4))
+        half = F.relu(upsampled_conv(self.tail_up[1], half, 2))
+        return self.tail(F.relu(conv_of_parts(self.tail_merge, (full, quarter, half))))
 
     def _merge(
         self,
@@ -129,9 +131,9 @@ class TTSRAggregator(nn.Module):
         gate: Tensor,
     ) -> Tensor:
         parts = [x, texture[level]] if side is None else [x, texture[level], side[level]]
-        merged = conv(torch.cat(parts, dim=1))
+        merged = conv_of_parts(conv, parts)
         if self.use_soft_attention:
-            merged = merged * _upsample(gate, x.shape[-1] // gate.shape[-1])
+            merged = merged * upsample(gate, x.shape[-1] // gate.shape[-1])
         return x + merged
 
 
@@ -160,16 +162,21 @@ class CrossScaleExchange(nn.Module):
             parts = [scales[target]]
             for source in range(self.num_scale):
                 if source != target:
-                    x = scales[source]
-                    if source < target:
-                        x = _upsample(x, 2 ** (target - source))
-                    parts.append(self.path[f'{source}_{target}'](x))
-            out.append(F.relu(self.merge[target](torch.cat(parts, dim=1))))
+                    parts.append(self._carry(scales[source], source, target))
+            out.append(F.relu(conv_of_parts(self.merge[target], parts)))
         return out
+
+    def _carry(self, x: Tensor, source: int, target: int) -> Tensor:
+        """One scale resampled to another."""
+        path = self.path[f'{source}_{target}']
+        if source > target:
+            return path(x)
+        conv, relu = path
+        return relu(upsampled_conv(conv, x, 2 ** (target - source)))
 
 
 def _exchange_path(num_feat: int, source: int, target: int) -> nn.Sequential:
-    """1x1 convolution after upsampling, or one stride-2 convolution per halving."""
+    """1x1 convolution beside the upsampling, or one stride-2 convolution per halving."""
     if source < target:
         return nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.ReLU())
     layers = []
@@ -186,8 +193,53 @@ def _upsampler(num_feat: int) -> nn.Sequential:
     return nn.Sequential(_conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2))
 
 
-def _upsample(x: Tensor, factor: int) -> Tensor:
-    """torch's bicubic (a = -0.75), as in TTSR."""
+def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
+    """``conv(torch.cat(parts, 1))`` without the concatenation.
+
+    Saves the copies, and the gradient of parts that ask for none.
+
+    Args:
+        conv: 3x3 with padding 1, its input channels those of all parts together.
+        parts: (N, C_i, H, W) each.
+
+    Returns:
+        (N, C_out, H, W).
+    """
+    weights = conv.weight.split([part.shape[1] for part in parts], dim=1)
+    out = F.conv2d(parts[0], weights[0], conv.bias, padding=1)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        out += F.conv2d(part, weight, padding=1)
+    return out
+
+
+def upsampled_conv(conv: nn.Conv2d, x: Tensor, factor: int) -> Tensor:
+    """``conv(upsample(x, factor))`` of a 1x1 convolution: (N,C,h,w) -> (N,C',factor*h,factor*w).
+
+    The two commute, since the interpolation's weights sum to one; before it the convolution
+    costs factor^2 times less.
+    """
+    return upsample(conv(x), factor)
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """torch's bicubic (a = -0.75), as in TTSR: (N,C,h,w) -> (N,C,factor*h,factor*w).
+
+    As two products with banded matrices, whose backward pass is much cheaper than that of
+    ``F.interpolate``; larger maps, where the zeros in them would cost more, go through it.
+    """
     if factor == 1:
         return x
-    return F.interpolate(x, scale_factor=float(factor), mode='bicubic', align_corners=False)
+    num, channels, height, width = x.shape
+    if max(height, width) > MATRIX_SIDE:
+        return F.interpolate(x, scale_factor=float(factor), mode='bicubic', align_corners=False)
+    rows, columns = (_bicubic_rows(x, side, factor) for side in (height, width))
+    wide = columns @ x.permute(0, 2, 3, 1)
+    tall = rows @ wide.reshape(num, height, -1)
+    return tall.view(num, factor * height, factor * width, channels).permute(0, 3, 1, 2)
+
+
+def _bicubic_rows(like: Tensor, length: int, factor: int) -> Tensor:
+    """torch's bicubic upsampling of one dimension: (factor * length, length)."""
+    eye = torch.eye(length, dtype=like.dtype, device=like.device).view(1, length, length, 1)
+    size = (factor * length, 1)
+    return F.interpolate(eye, size=size, mode='bicubic', align_corners=False)[0, :, :, 0].T

@@ -54,6 +54,7 @@ class DEFModel(SRGANModel):
         self._load_denoiser(opt['path'].get('pretrain_network_e'))
         if opt['path'].get('pretrain_network_t'):
             self.load_network(self.net_t, opt['path']['pretrain_network_t'], True, 'params')
+        self._arrange_networks()
         self._check_enhancer(opt)
         if opt.get('check_cache', True):
             self._check_caches(opt['datasets'])
@@ -75,6 +76,18 @@ class DEFModel(SRGANModel):
         number = sum(p.numel() for p in net.parameters())
         get_root_logger().info(f'{name}: {type(net).__name__}, frozen, {number:,d} parameters')
         return net
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels innermost on a CPU, which is faster there; the results are the same."""
+        on_cpu = self.device.type == 'cpu'
+        return torch.channels_last if on_cpu else torch.contiguous_format
+
+    def _arrange_networks(self) -> None:
+        for name in ('net_g', 'net_g_ema', 'net_d', 'net_t', 'cri_perceptual'):
+            net = getattr(self, name, None)
+            if net is not None:
+                net.to(memory_format=self.memory_format)
 
     def _load_denoiser(self, path: str | None) -> None:
         if path is None:
@@ -154,13 +167,15 @@ class DEFModel(SRGANModel):
 
     def feed_data(self, data: dict) -> None:
         """Take a batch of ``RefTripletDataset``."""
-        self.lq = data['lq'].to(self.device)
-        self.gt = data['gt'].to(self.device) if 'gt' in data else None
-        refs = data.get('refs') or [data['ref']]
-        self.refs = [ref.to(self.device) for ref in refs]
-        self.de = data['de'].to(self.device) if 'de' in data else None
+        self.lq = self._take(data['lq'])
+        self.gt = self._take(data['gt']) if 'gt' in data else None
+        self.refs = [self._take(ref) for ref in data.get('refs') or [data['ref']]]
+        self.de = self._take(data['de']) if 'de' in data else None
         ref_des = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
-        self.ref_des = [image.to(self.device) for image in ref_des] if ref_des else None
+        self.ref_des = [self._take(image) for image in ref_des] if ref_des else None
+
+    def _take(self, image: Tensor) -> Tensor:
+        return image.to(self.device, memory_format=self.memory_format)
 
     def _forward(self, net_g: nn.Module):
         return self.pipeline.restore(net_g, self.lq, self.refs, self.de, self.ref_des)

@@ -1,32 +1,39 @@
-"""Where one DEF training iteration spends its time.
+"""Where one DEF training iteration spends its time, in its first formulation and now.
 
-    python tests/benchmarks/profile_step.py [--size small|paper] [--repeat 3] [--batch N]
+    OMP_NUM_THREADS=1 python tests/benchmarks/profile_step.py [--size small|paper] [--repeat 3]
+        [--batch N]
 
 ``paper``: 160x160 crops, batch 9, VGG19 (random weights: the time is the same), 64 features,
-cached I_DE, all three losses. ``small``: options/small/train_DEF_GAN_small_x4.yml. The rates of a
-plain convolution and matrix product of the same machine stand beside it, so that the figures of
-two machines can be compared.
+cached I_DE, all three losses. ``small``: options/small/train_DEF_GAN_small_x4.yml. Before and
+after run in turns, each in a process of its own, since the allocator is the process's. The rates
+of a plain convolution and matrix product of the same machine stand beside them, so that the
+figures of two machines can be compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
+import json
+import resource
 from collections import defaultdict
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
+from first_formulation import first_formulation
+from measuring import answer, clock, in_process, report, table
 
 from defsr.archs.pipeline import RefSRPipeline
 from defsr.losses.gradient_penalty import gradient_penalty
+from defsr.utils.allocator import keep_freed_memory
 from defsr.utils.options import load_options
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
+LEVERS = ('rearranged', 'channels_last', 'allocator')  # in the order they are added
 
 
 class StepProfile:
@@ -37,9 +44,9 @@ class StepProfile:
 
     @contextmanager
     def part(self, name: str):
-        start = time.perf_counter()
+        start = clock()
         yield
-        self.seconds[name].append(time.perf_counter() - start)
+        self.seconds[name].append(clock() - start)
 
     def median(self) -> dict[str, float]:
         return {name: sorted(values)[len(values) // 2] for name, values in self.seconds.items()}
@@ -58,7 +65,8 @@ def load_case(size: str) -> dict:
 class Step:
     """One iteration of DEFModel on random images, part by part."""
 
-    def __init__(self, opt: dict, batch: int | None) -> None:
+    def __init__(self, opt: dict, batch: int | None, layout: torch.memory_format) -> None:
+        torch.manual_seed(0)
         train = opt['datasets']['train']
         batch = batch or train['batch_size_per_gpu']
         gt_size, ref_size = train['gt_size'], train['ref_size']
@@ -68,11 +76,16 @@ class Step:
         self.ref = torch.rand(batch, 3, ref_size, ref_size, generator=generator)
         self.net_g, self.net_d = build_network(opt['network_g']), build_network(opt['network_d'])
         net_e, net_t = build_network(opt['network_e']), build_network(opt['network_t'])
-        self.pipeline = RefSRPipeline(net_e, net_t, opt['match_key'])
-        self.de = self.pipeline.enhance(self.lq)
         self.perceptual = build_loss(opt['train']['perceptual_opt'])
+        for net in (self.net_g, self.net_d, net_t, self.perceptual):
+            net.to(memory_format=layout)
+        self.lq, self.gt, self.ref = (
+            image.to(memory_format=layout) for image in (self.lq, self.gt, self.ref)
+        )
+        self.pipeline = RefSRPipeline(net_e, net_t, opt['match_key'])
+        self.de = self.pipeline.enhance(self.lq).to(memory_format=layout)
         self.optimizers = [torch.optim.Adam(n.parameters()) for n in (self.net_g, self.net_d)]
-        self.label = f'batch {batch}, {gt_size}x{gt_size}, references {ref_size}x{ref_size}'
+        self.batch = batch
 
     def run(self, profile: StepProfile) -> None:
         pipeline, net_g = self.pipeline, self.net_g
@@ -123,20 +136,60 @@ def machine_rates() -> dict[str, float]:
             ('matrix product', lambda: matrix @ matrix, 2 * 2048**3),
         ):
             work()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(5):
                 work()
-            rates[name] = 5 * flops / (time.perf_counter() - start) / 1e9
+            rates[name] = 5 * flops / (clock() - start) / 1e9
     return rates
 
 
-def report(label: str, seconds: dict[str, float]) -> str:
-    """A Markdown table."""
-    total = sum(seconds.values())
-    lines = [f'| {label} | seconds | share |', '| --- | ---: | ---: |']
-    lines += [f'| {name} | {s:.3f} | {s / total:.0%} |' for name, s in seconds.items()]
-    lines.append(f'| **whole iteration** | **{total:.3f}** | {1 / total:.3f} it/s |')
-    return '\n'.join(lines)
+def measure(row: Mapping[str, object]) -> dict[str, object]:
+    """One size in one form: seconds by part, page faults and system time of an iteration."""
+    if row['allocator']:
+        keep_freed_memory()
+    layout = torch.channels_last if row['channels_last'] else torch.contiguous_format
+    profile = StepProfile()
+    with nullcontext() if row['rearranged'] else first_formulation():
+        step = Step(load_case(row['size']), row['batch'], layout)
+        step.run(StepProfile())  # warm up
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        for _ in range(row['repeat']):
+            step.run(profile)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        'parts': profile.median(),
+        'faults': (after.ru_minflt - before.ru_minflt) / row['repeat'],
+        'system': (after.ru_stime - before.ru_stime) / row['repeat'],
+        'peak': after.ru_maxrss / 2**10,
+        'batch': step.batch,
+        'rates': machine_rates(),
+    }
+
+
+def compare(results: Mapping[str, Mapping]) -> str:
+    """Tables of the forms beside each other, the first of them as the base."""
+    names = list(results)
+    parts = [results[name]['parts'] for name in names]
+    totals = [sum(part.values()) for part in parts]
+    head = ['seconds', *names, 'times faster']
+    rows = [
+        [part, *(f'{column[part]:.3f}' for column in parts), f'{parts[0][part] / last:.2f}']
+        for part, last in parts[-1].items()
+    ]
+    rows += [
+        ['**whole iteration**', *(f'**{t:.3f}**' for t in totals), f'{totals[0] / totals[-1]:.2f}'],
+        ['iterations per second', *(f'{1 / total:.4f}' for total in totals), ''],
+    ]
+    for name, label, form in (
+        ('faults', 'page faults', '.0f'),
+        ('system', 'seconds in the system', '.3f'),
+        ('peak', 'peak of the process, MiB', '.0f'),
+    ):
+        rows.append([label, *(f'{result[name]:{form}}' for result in results.values()), ''])
+    for rate in results[names[0]]['rates']:
+        values = [f'{result["rates"][rate]:.0f}' for result in results.values()]
+        rows.append([f'{rate}, GFLOP/s', *values, ''])
+    return table(head, rows)
 
 
 def main() -> None:
@@ -144,15 +197,20 @@ def main() -> None:
     parser.add_argument('--size', choices=('small', 'paper'), default='small')
     parser.add_argument('--repeat', type=int, default=3)
     parser.add_argument('--batch', type=int, default=None, help="default: the option file's")
+    parser.add_argument('--levers', action='store_true', help='add what was changed one by one')
+    parser.add_argument('--row', type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    step = Step(load_case(args.size), args.batch)
-    step.run(StepProfile())  # warm up
-    profile = StepProfile()
-    for _ in range(args.repeat):
-        step.run(profile)
-    sys.stdout.write(report(f'{args.size}: {step.label}', profile.median()) + '\n\n')
-    for name, rate in machine_rates().items():
-        sys.stdout.write(f'{name}: {rate:.0f} GFLOP/s, {torch.get_num_threads()} threads\n')
+    if args.row:
+        answer(measure(args.row))
+        return
+    counts = range(len(LEVERS) + 1) if args.levers else (0, len(LEVERS))
+    results = {}
+    for count in counts:
+        levers = {lever: number < count for number, lever in enumerate(LEVERS)}
+        name = 'before' if not count else f'+ {LEVERS[count - 1]}' if args.levers else 'after'
+        row = {'size': args.size, 'batch': args.batch, 'repeat': args.repeat} | levers
+        results[name] = in_process(__file__, row)
+    report(f'{args.size}, batch {results["before"]["batch"]}', compare(results))
 
 
 if __name__ == '__main__':

@@ -47,6 +47,16 @@ def test_only_network_g_learns(opt):
         assert torch.equal(value, frozen[key])
 
 
+def test_networks_and_images_are_channels_last_on_a_cpu(opt):
+    """Every weight that has a layout; and the images that are fed."""
+    model = build_model(with_gan(opt))
+    nets = (model.net_g, model.net_g_ema, model.net_d, model.net_t, model.cri_perceptual)
+    model.feed_data(next(iter(loader_of(opt, 'train'))))
+    images = [model.lq, model.gt, *model.refs]
+    for x in [p for net in nets for p in net.parameters() if p.ndim == 4] + images:
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_training_reduces_the_loss(opt):
     opt['train']['optim_g']['lr'] = 2e-3
     random.seed(0)

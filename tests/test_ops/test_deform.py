@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from memory import TensorBytes
 
-from defsr.ops import deform_conv_at
+from defsr.ops import deform, deform_conv_at
 from defsr.ops.deform import TAPS
 
-BACKENDS = ['grid_sample', 'torchvision']
+BACKENDS = ['gather', 'torchvision']
 SIZES = [((7, 9), (11, 5)), ((6, 8), (6, 8)), ((5, 4), (1, 9)), ((3, 4), (12, 13))]
 GROUPS = 4
 
@@ -70,3 +71,39 @@ def test_backends_agree_forward_and_backward(rng, size, ref_size):
         results.append((out, *grads))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_far_outside_there_is_nothing(rng):
+    c = case(rng, (3, 4), (5, 6))
+    c['offset_yx'] = (c['offset_yx'] + 1e9).requires_grad_()
+    out = deform_conv_at(**c, backend='gather')
+    torch.testing.assert_close(out, c['bias'].view(1, -1, 1, 1).expand_as(out))
+    (grad,) = torch.autograd.grad(out.square().sum(), c['offset_yx'])
+    assert not grad.any()
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_those_of_the_values(rng, monkeypatch, layout):
+    """In pieces of two positions, with offsets away from the kinks at integers."""
+    monkeypatch.setattr(deform, 'PIECE', 2 * GROUPS * 9)
+    c = case(rng, (2, 3), (4, 3))
+    shares = torch.rand(c['offset_yx'].shape, generator=rng, dtype=torch.float64)
+    c['offset_yx'] = c['offset_yx'].floor() + 0.1 + 0.8 * shares
+    c['feat'] = c['feat'].contiguous(memory_format=layout)
+    learned = ('feat', 'offset_yx', 'mask', 'weight', 'bias')
+
+    def of(*values):
+        given = c | dict(zip(learned, values, strict=True))
+        return deform_conv_at(**given, backend='gather')
+
+    assert torch.autograd.gradcheck(of, [c[k].requires_grad_() for k in learned], fast_mode=True)
+
+
+def test_a_large_map_is_not_copied(rng):
+    feat = torch.rand(1, 256, 128, 256, generator=rng)  # 32 MiB
+    feat = feat.contiguous(memory_format=torch.channels_last)
+    base = torch.randint(0, 128, (1, 2, 4, 4), generator=rng)
+    offset, mask = torch.zeros(1, 18 * GROUPS, 4, 4), torch.ones(1, 9 * GROUPS, 4, 4)
+    with TensorBytes() as memory:
+        deform_conv_at(feat, base, offset, mask, torch.rand(8, 256, 3, 3), backend='gather')
+    assert memory.peak < 2**20
