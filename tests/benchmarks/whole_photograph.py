@@ -1,6 +1,6 @@
 """Seconds and memory of each stage, from a small photograph and a reference to the large result.
 
-    python tests/benchmarks/whole_photograph.py --data DIR [--cases stereo ...] [--no_commands]
+    python tests/benchmarks/whole_photograph.py --data DIR [--cases stereo ...] [--commands ...]
 
 ``stereo``: scikit-image's pair, 500x740 (``whole``: in one piece). ``photograph``: 510x339 to
 2040x1356 with a reference of that size, by ``options/upscale.yml``; ``ddnm``: the same with the
@@ -50,6 +50,7 @@ CASES = {
     'photograph': {'tile': 96},
     'photograph, ddnm': {'tile': 96},
 }
+COMMANDS = ('defsr-test', 'defsr-test, val:tile 96', 'defsr-upscale', 'defsr-upscale, ddnm')
 SIZE = (1356, 2040)
 PRIOR = REPOSITORY / 'options/small/enhance_cufed_small.yml'
 
@@ -132,12 +133,13 @@ def commands(folder: Path, data: Path) -> dict[str, list[str]]:
     test = [sys.executable, 'defsr/test.py', '-opt', 'options/test_DEF_demo.yml', '--force_yml']
     upscale = [sys.executable, '-m', 'defsr.tools.upscale', '-i', str(folder / 'photo.png')]
     upscale += ['-r', str(folder / 'other.png'), '--force', '-o', str(folder / 'sharp.png')]
-    return {
-        'defsr-test, stereo pair': [*test, 'name=whole_photograph'],
-        'defsr-test, stereo pair, val:tile 96': [*test, 'name=whole_photograph', 'val:tile=96'],
-        'defsr-upscale to 2040x1356': upscale,
-        'the same with DDNM, 10 steps': [*upscale, '--options', str(with_ddnm(folder))],
-    }
+    found = (
+        [*test, 'name=whole_photograph'],
+        [*test, 'name=whole_photograph', 'val:tile=96'],
+        upscale,
+        [*upscale, '--options', str(with_ddnm(folder))],
+    )
+    return dict(zip(COMMANDS, found, strict=True))
 
 
 def parse() -> argparse.Namespace:
@@ -145,8 +147,8 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     data_argument(parser)
-    parser.add_argument('--cases', nargs='+', default=list(CASES), choices=list(CASES))
-    parser.add_argument('--no_commands', action='store_true', help='stages only')
+    parser.add_argument('--cases', nargs='*', default=list(CASES), choices=list(CASES))
+    parser.add_argument('--commands', nargs='*', default=list(COMMANDS), choices=COMMANDS)
     parser.add_argument('--row', help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -163,15 +165,16 @@ def main() -> None:
         total = sum(stage['seconds'] for stage in stages.values())
         peak = max(stage['mib'] for stage in stages.values())
         lines.append([case, *cells, f'{total:.1f} s, {peak:.0f} MiB'])
-    report('Stage by stage', table(['case', *STAGES, 'all'], lines))
-    if args.no_commands:
-        return
+    if lines:
+        report('Stage by stage', table(['case', *STAGES, 'all'], lines))
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, command in tqdm(commands(Path(folder), args.data).items(), unit='command'):
-            seconds, peak = command_peak(command)
+        known = commands(Path(folder), args.data) if args.commands else {}
+        for name in tqdm(args.commands, unit='command'):
+            seconds, peak = command_peak(known[name])
             lines.append([name, f'{seconds:.0f}', f'{peak:.0f}'])
-    report('Whole commands', table(['command', 'seconds', 'peak MiB of the process'], lines))
+    if lines:
+        report('Whole commands', table(['command', 'seconds', 'peak MiB of the process'], lines))
 
 
 if __name__ == '__main__':
