@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 from defsr.archs.pipeline import STAGES
 from defsr.data.degradation import degrade
+from defsr.tools.demo_data import copy_demo_images
 from defsr.upscaling import NETWORK, Upscaler
 from defsr.utils.cli import run_cli
 from defsr.utils.options import load_options
@@ -127,6 +128,7 @@ def command_peak(command: list[str]) -> tuple[float, float]:
 
 def commands(folder: Path, data: Path) -> dict[str, list[str]]:
     """What a user types, by a short name, with its images in ``folder``."""
+    copy_demo_images(REPOSITORY / 'datasets/demo')
     lq, ref = images_of('photograph', data)
     save_image(lq, folder / 'photo.png')
     save_image(ref, folder / 'other.png')
