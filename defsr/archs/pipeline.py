@@ -95,8 +95,8 @@ class RefSRPipeline:
             (``ref_enhanced``). Textures always come from the untouched reference.
         degradation: how a reference is degraded for the last two: ``matlab`` or ``pil`` bicubic.
         scale: LR to HR; 4.
-        match_search: ``exact``, or ``coarse_to_fine`` for very large pairs, which finds most of
-            the same matches in a fraction of the time.
+        match_search: ``exact``, or ``coarse_to_fine`` for very large pairs: a fraction of the
+            time, about half of the same matches, elsewhere slightly less similar ones.
         match_check: what happens to the confidence of a match whose own match lies elsewhere:
             nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
             takes a second search, from the references to the input.
