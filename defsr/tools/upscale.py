@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     add(
         '--max-ref-megapixels', type=float, default=MAX_REF_MEGAPIXELS,
-        help='references beyond this, all together, are reduced (default: 4, about 5 GB)',
+        help='references beyond this, all together, are reduced (default: 4, about 3 GB)',
     )  # fmt: skip
     add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
     add('--options', type=Path, default=NETWORK, metavar='FILE', help='another such description')
