@@ -12,7 +12,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.pipeline import RefSRPipeline, StageProgress
+from defsr.archs.pipeline import RefSRPipeline, StageProgress, memory_format_on
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_image, check_keys
 from defsr.utils.image_form import Image, ImageForm, is_image
@@ -136,17 +136,13 @@ class Upscaler:
         )
 
     def _build(self, block: Mapping[str, object]) -> nn.Module:
-        net = build_network(block).to(self.device, memory_format=self.memory_format)
+        layout = memory_format_on(self.device)
+        net = build_network(block).to(self.device, memory_format=layout)
         return net.eval().requires_grad_(False)
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Channels innermost on a CPU, as in ``DEFModel``."""
-        on_cpu = self.device.type == 'cpu'
-        return torch.channels_last if on_cpu else torch.contiguous_format
-
     def _take(self, image: Tensor) -> Tensor:
-        return image.to(self.device, torch.float32, memory_format=self.memory_format)
+        layout = memory_format_on(self.device)
+        return image.to(self.device, torch.float32, memory_format=layout)
 
     def __call__(
         self,

@@ -264,5 +264,10 @@ class RefSRPipeline:
         return image[..., :height, :width]
 
 
+def memory_format_on(device: torch.device) -> torch.memory_format:
+    """Channels innermost on a CPU, which is faster there; the results are the same."""
+    return torch.channels_last if device.type == 'cpu' else torch.contiguous_format
+
+
 def _say_nothing(stage: str, done: int, total: int) -> None:
     pass

@@ -73,7 +73,7 @@ def match_patches(
     tiles, strips = _cuts(query, key, patch_size - 1, block_elements)
     total = len(query) * len(strips) * len(tiles)
     for n, columns in itertools.product(range(len(query)), strips):
-        strip = _KeyStrip(key[n].to(dtype), key_scale[n], key_mask, columns, patch_size)
+        strip = _KeyStrip(key[n], key_scale[n], key_mask, columns, patch_size, dtype)
         for tile in tiles:
             at = n, slice(*tile[0]), slice(*tile[1])
             tie = TIE * query_norm[at]
@@ -105,6 +105,8 @@ class _KeyStrip:
         scale: (h', w'), one over the patches' norms.
         mask: (h', w') bool, or None.
         columns: first and end of the columns that may be matched.
+        patch_size: side of the patches.
+        dtype: to compute in; only the strip is converted.
     """
 
     def __init__(
@@ -114,11 +116,12 @@ class _KeyStrip:
         mask: Tensor | None,
         columns: Span,
         patch_size: int,
+        dtype: torch.dtype,
     ) -> None:
         self.patch_size, self.radius = patch_size, patch_size // 2
         self.first, self.map_width = columns[0], key.shape[-1]
         reach = _Reach.of(columns, self.radius, key.shape[-1])
-        self.key = F.pad(key[:, :, reach.inside], (reach.before, reach.after))
+        self.key = F.pad(key[:, :, reach.inside].to(dtype), (reach.before, reach.after))
         self.scale = scale[:, slice(*columns), None]
         self.forbidden = None if mask is None else ~mask[:, slice(*columns)]
 
@@ -241,13 +244,17 @@ class _RunningBest:
         if len(better) < len(tie):
             highest, tie, score = (x.index_select(-1, better) for x in (highest, tie, score))
         self.score.index_copy_(0, better, highest)
-        candidates, least = score.flatten(0, 1), highest - tie
-        number = len(candidates)
-        # The first that is high enough has the most keys left, counted from the last.
-        left = torch.arange(number, 0, -1, dtype=score.dtype, device=score.device).unsqueeze(1)
-        place = number - torch.where(candidates >= least, left, 0).amax(dim=0).long()
+        place = first_reaching(score.flatten(0, 1), highest - tie)
         rows, columns = row + place // score.shape[1], column + place % score.shape[1]
         self.index.index_copy_(0, better, rows * map_width + columns)
+
+
+def first_reaching(score: Tensor, least: Tensor) -> Tensor:
+    """The first row of (K,Q) in which each of (Q,) is reached: (Q,) int64; K where none is."""
+    number = len(score)
+    # It has the most rows left, counted from the last.
+    left = torch.arange(number, 0, -1, dtype=score.dtype, device=score.device).unsqueeze(1)
+    return number - torch.where(score >= least, left, 0).amax(dim=0).long()
 
 
 def _shifted_sum(x: Tensor, step: int, number: int, out: Tensor) -> None:

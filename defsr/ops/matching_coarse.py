@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.ops.matching import EPS, TIE, check_maps, match_patches, patch_norm
+from defsr.ops.matching import EPS, TIE, check_maps, first_reaching, match_patches, patch_norm
 from defsr.utils.checks import check_at_least
 
 BLOCK_POSITIONS = 256  # queries refined at once: the windows' pixels stay in a CPU's caches
@@ -130,10 +130,7 @@ class _Window:
             inside = inside & self.allowed[places]
         score = score.masked_fill(~inside, -torch.inf)
         best = score.amax(dim=1)
-        # The first that is high enough has the most places left, counted from the last.
-        left = torch.arange(score.shape[1], 0, -1, device=score.device)
-        high = score >= (best - tie).unsqueeze(1)
-        place = score.shape[1] - torch.where(high, left, 0).amax(dim=1)
+        place = first_reaching(score.T, best - tie)
         return places.gather(1, place.unsqueeze(1)).squeeze(1), best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torchvision.utils import flow_to_image
 
 from defsr.utils.files import atomic_path
 from defsr.utils.levels import levels_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANEL_INCHES = 3.2
 
@@ -46,6 +50,12 @@ def busiest_window(gt: Tensor, sr: Tensor, other: Tensor, side: int) -> tuple[in
     place = int(score.flatten().argmax())
     step = max(1, side // 4)
     return place // score.shape[-1] * step, place % score.shape[-1] * step
+
+
+def save_figure(figure: Figure, path: str | Path, kind: str = 'png') -> None:
+    """Write a figure whole or not at all; ``kind`` is matplotlib's format."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind)
 
 
 def save_comparison(
@@ -83,8 +93,7 @@ def save_comparison(
             crop = panel[..., top : top + side, left : left + side]
             grid[1, column].imshow(to_uint8(crop), interpolation='nearest')
     figure.suptitle(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+    save_figure(figure, path)
     return Path(path)
 
 

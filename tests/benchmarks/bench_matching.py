@@ -21,9 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import skimage
 import torch
-from enhancer_cases import texture_extractor
+from enhancer_cases import centre, soft, stereo_images, texture_extractor
 from measuring import (
     answer,
     data_argument,
@@ -42,12 +41,10 @@ from tqdm import tqdm
 
 from defsr.archs.pipeline import MATCH_LEVEL
 from defsr.archs.texture_maps import texture_features
-from defsr.data.degradation import degrade
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
-from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure
 
 GRIDS = (40, 64, 96, 125)
 PHOTOGRAPHS = ((64, 64), (125, 125), (170, 255), (240, 360), (339, 510))  # (h, w) of the features
@@ -90,14 +87,10 @@ def match_by_convolution(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def stereo_features(grid: int) -> tuple[Tensor, Tensor]:
     """relu3_1 (1,256,grid,grid) of the centres of the stereo pair."""
-    side = 4 * grid
-    found = []
-    for image in skimage.data.stereo_motorcycle()[:2]:
-        image = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-        top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
-        crop = image[..., top : top + side, left : left + side]
-        found.append(texture_extractor()(crop)[MATCH_LEVEL].contiguous())
-    return found[0], found[1]
+    extractor = texture_extractor()
+    crops = (centre(image, 4 * grid, 4 * grid) for image in stereo_images())
+    query, key = (extractor(crop)[MATCH_LEVEL] for crop in crops)
+    return query, key
 
 
 def works(query: Tensor, key: Tensor) -> dict[str, Callable[[], object]]:
@@ -165,11 +158,6 @@ def recall(
         'near': float((torch.maximum(rows.abs(), columns.abs()) <= 1).float().mean()),
         'lost': float((exact[1] - coarse[1]).mean()),
     }
-
-
-def soft(image: Tensor) -> Tensor:
-    """Reduced x4 and interpolated, as bicubic queries and ``ref_down_up`` are."""
-    return upsample_bicubic(degrade(image[0], 4, 'matlab')[None], 4).clamp(0, 1)
 
 
 def reference_of(gt: Tensor) -> Tensor:
@@ -240,8 +228,7 @@ def draw(rows: list[dict], path: str) -> None:
             at = number, row['exact'][key]
             axis.annotate(label, at, (0, 7), textcoords='offset points', fontsize=7)
         axis.legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+    save_figure(figure, path)
 
 
 def parse() -> argparse.Namespace:
@@ -250,7 +237,6 @@ def parse() -> argparse.Namespace:
     )
     data_argument(parser)
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--threads', type=int, help="default: PyTorch's")
     parser.add_argument('--scale', action='store_true', help='whole photographs, not grids')
     parser.add_argument('--figure', help='of --scale')
     parser.add_argument('--row', help=argparse.SUPPRESS)
@@ -259,8 +245,6 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if args.row:
         one_row(json.loads(args.row))
     elif args.scale:

@@ -25,7 +25,7 @@ from measuring import (
 )
 
 from defsr.utils.cli import tell
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure
 
 SIZES = [(256, 256), (512, 512), (768, 1024), (1024, 1536), (1356, 2040)]
 LOOKS = {'full': ('#1f6feb', 'o'), 'blend': ('#d1242f', 's')}
@@ -81,7 +81,7 @@ def line(row: dict, steps: int) -> list[str]:
     ]
 
 
-def save_figure(path: Path, rows: list[dict]) -> None:
+def draw(path: Path, rows: list[dict]) -> None:
     """Time and memory over the area."""
     from matplotlib.figure import Figure
 
@@ -98,8 +98,7 @@ def save_figure(path: Path, rows: list[dict]) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:] or 'png')
+    save_figure(figure, path, path.suffix[1:] or 'png')
 
 
 def main() -> None:
@@ -119,7 +118,7 @@ def main() -> None:
         return
     rows = measure(args)
     if args.figure:
-        save_figure(args.figure, rows)
+        draw(args.figure, rows)
     head = ['photograph', 'megapixels', 's', 'processor s', 'the same per step and megapixel']
     head += ['peak MiB', 'MiB per megapixel', 'residual']
     report(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
+import skimage
+import torch
 from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import tensor2img
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.data.degradation import degrade
 from defsr.data.image_source import ImageSource
+from defsr.ops.resize import upsample_bicubic
 from defsr.utils.options import load_options
 
 OPTIONS = 'options/small/enhance_cufed_small.yml'
@@ -103,6 +106,20 @@ def crops(
         images = ['001_0.png'] if name == 'cufed5' else source.names()
         for image in images[:per_set]:
             yield name, image, centre(source.read(image)[None], side, side)
+
+
+def stereo_images() -> tuple[Tensor, Tensor]:
+    """scikit-image's stereo pair, left and right, (1,3,500,741) in [0, 1]."""
+    left, right = (
+        torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+        for image in skimage.data.stereo_motorcycle()[:2]
+    )
+    return left, right
+
+
+def soft(image: Tensor) -> Tensor:
+    """Reduced x4 and interpolated, as bicubic queries and ``ref_down_up`` are."""
+    return upsample_bicubic(lq_of(image), 4).clamp(0, 1)
 
 
 def lq_of(gt: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-import skimage
 import torch
 from enhancer_cases import (
     OPTIONS,
@@ -25,6 +24,7 @@ from enhancer_cases import (
     Record,
     centre,
     lq_of,
+    stereo_images,
     texture_extractor,
 )
 from measuring import data_argument, table
@@ -37,7 +37,7 @@ from defsr.diffusion import BicubicDownsample
 from defsr.ops.matching import match_patches
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure
 
 SIZE = (256, 320)
 OPERATOR = BicubicDownsample(4)
@@ -63,14 +63,10 @@ Shares = dict[str, dict[str, float]]  # query -> key -> share
 
 def pairs(root: Path) -> dict[str, tuple[Tensor, list[Tensor]]]:
     """Name -> (GT, references), each (1,3,256,320)."""
-    stereo = ImageSource('scikit-image', Path(skimage.__file__).parent / 'data')
     cufed = ImageSource('--data', root / 'cufed5')
 
-    def read(source: ImageSource, name: str) -> Tensor:
-        return centre(source.read(name)[None], *SIZE)
-
-    gt, *refs = (read(cufed, f'001_{i}.png') for i in range(6))
-    left, right = (read(stereo, f'motorcycle_{side}.png') for side in ('left', 'right'))
+    gt, *refs = (centre(cufed.read(f'001_{i}.png')[None], *SIZE) for i in range(6))
+    left, right = (centre(image, *SIZE) for image in stereo_images())
     found = {'motorcycle': (left, [right])}
     found |= {f'cufed5 {i}': (gt, [ref]) for i, ref in enumerate(refs, start=1)}
     return found | {ALL_FIVE: (gt, refs)}
@@ -142,8 +138,7 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
     axis.set_xticks(range(len(rows)), list(rows))
     axis.set(ylabel='share matched as GT', title='Matching, by query / key')
     figure.legend(loc='outside lower center', fontsize=8, ncols=4)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+    save_figure(figure, path)
 
 
 def main() -> None:

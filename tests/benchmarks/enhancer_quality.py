@@ -35,7 +35,7 @@ from defsr.diffusion import BicubicDownsample
 from defsr.metrics.trunk_distance import trunk_distance
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure
 from defsr.utils.levels import round_to_8_bit
 
 SETS = ('urban100', 'sun80', 'manga109', 'cufed5')
@@ -160,8 +160,7 @@ def draw(record: Record, path: str) -> None:
         axis.minorticks_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', fontsize=8, ncols=len(labels))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+    save_figure(figure, path)
 
 
 def parse() -> argparse.Namespace:

@@ -19,9 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import skimage
 import torch
-from enhancer_cases import centre, lq_of, texture_extractor
+from enhancer_cases import centre, soft, stereo_images, texture_extractor
 from measuring import data_argument, report, table
 from scipy.stats import mannwhitneyu
 from torch import Tensor
@@ -33,9 +32,8 @@ from defsr.data.image_source import ImageSource
 from defsr.data.pair_synthesis import PairSettings, make_pair
 from defsr.ops.match_check import checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
-from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure
 
 SETTINGS = PairSettings(
     size=160,
@@ -63,7 +61,7 @@ class Matcher:
     def __call__(self, gt: Tensor, ref: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1,3,H,W) twice -> index, confidence, distance of the way back, (h,w) each."""
         key = self.pipeline.prepare([ref]).key
-        query = self.features(upsample_bicubic(lq_of(gt), 4).clamp(0, 1))['relu3_1']
+        query = self.features(soft(gt))['relu3_1']
         index, confidence = match_patches(query, key)
         distance = round_trip_distance(index, match_patches(key, query)[0])
         return index[0], confidence[0], distance[0]
@@ -101,10 +99,7 @@ def made_pairs(data: Path, number: int, matcher: Matcher) -> Iterator[tuple[Tens
 
 def stereo_pair(matcher: Matcher) -> tuple[Tensor, ...]:
     """(right, confidence, distance), flat; right by the GT query's match."""
-    gt, ref = (
-        centre(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, *SIZE)
-        for image in skimage.data.stereo_motorcycle()[:2]
-    )
+    gt, ref = (centre(image, *SIZE) for image in stereo_images())
     index, confidence, distance = matcher(gt, ref)
     truth = match_patches(*(matcher.features(x)['relu3_1'] for x in (gt, ref)))[0][0]
     width = SIZE[1] // 4
@@ -163,8 +158,7 @@ def draw(cases: Mapping[str, tuple[Tensor, ...]], path: str) -> None:
         axis.set(xlabel='share of positions, most trusted first', ylabel='right', title=title)
         axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format='png')
+    save_figure(figure, path)
 
 
 def parse() -> argparse.Namespace:

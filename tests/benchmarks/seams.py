@@ -29,8 +29,7 @@ from torch.nn import functional as F
 from defsr.diffusion.strategies import STRATEGIES
 from defsr.diffusion.windows import Window, cover
 from defsr.metrics.seams import seam_ratio
-from defsr.utils.figures import to_uint8
-from defsr.utils.files import atomic_path
+from defsr.utils.figures import save_figure, to_uint8
 
 TRUTH = 'ground truth'
 AMPLIFIED = 6
@@ -117,7 +116,7 @@ def difference(image: Tensor, whole: Tensor) -> Tensor:
     return (0.5 + AMPLIFIED * (image - whole)).clamp(0, 1)
 
 
-def save_figure(path: Path, images: Mapping[str, Tensor], crop: Window, lines: Mapping) -> None:
+def draw(path: Path, images: Mapping[str, Tensor], crop: Window, lines: Mapping) -> None:
     """The crop of each image; its steps; what the strategies change against ``full``."""
     from matplotlib.figure import Figure
 
@@ -136,8 +135,7 @@ def save_figure(path: Path, images: Mapping[str, Tensor], crop: Window, lines: M
     for axis, label in zip(grid[:, 0], labels, strict=True):
         axis.set_ylabel(label)
     figure.supxlabel('red marks: where a window begins or ends', fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:] or 'png')
+    save_figure(figure, path, path.suffix[1:] or 'png')
 
 
 def main() -> None:
@@ -159,7 +157,7 @@ def main() -> None:
     lines = borders(cover(height, width, args.tile, args.overlap, 4), height, width)
     if args.figure:
         crop = showiest_overlap(images, lines, args.crop)
-        save_figure(args.figure, images, crop, lines)
+        draw(args.figure, images, crop, lines)
     head = ['image', 'seam ratio, begin', 'seam ratio, end', 'residual', 's']
     prior = 'a trained prior' if args.weights else 'an untrained prior'
     report(

@@ -20,9 +20,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import skimage
 import torch
 import yaml
+from enhancer_cases import stereo_images
 from measuring import (
     REPOSITORY,
     answer,
@@ -78,8 +78,7 @@ class StageMeter:
 def images_of(case: str, data: Path) -> tuple[Tensor, Tensor]:
     """(lq, reference), (1,3,h,w) in [0, 1]."""
     if case.startswith('stereo'):
-        pair = skimage.data.stereo_motorcycle()[:2]
-        gt, ref = (torch.from_numpy(x).permute(2, 0, 1)[..., :740] / 255 for x in pair)
+        gt, ref = (image[0, ..., :740] for image in stereo_images())
     else:
         gt = photograph(data, *SIZE)[0]
         ref = torch.roll(gt, (37, -61), (-2, -1))
