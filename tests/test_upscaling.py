@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from basicsr.archs import build_network
+from caches import DENOISER, write_prior
 
 from defsr import upscaling
 from defsr.archs.pipeline import STAGES
@@ -285,6 +287,23 @@ def test_network_description(tmp_path, weights):
     (tmp_path / 'odd.yml').write_text(NETWORK + 'match_keys: ref\n')
     with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):
         Upscaler(weights, options=tmp_path / 'odd.yml')
+
+
+def test_a_diffusion_enhancer_brings_its_weights(tmp_path, weights, lq, refs):
+    """Without, it is refused; with them, its steps are reported as the first stage."""
+    opt = yaml.safe_load(NETWORK)
+    opt['network_e'] = {'type': 'DDNMEnhancer', 'denoiser': DENOISER, 'diffusion': {'num_steps': 2}}
+    file = tmp_path / 'ddnm.yml'
+    file.write_text(yaml.safe_dump(opt))
+    with pytest.raises(ValueError, match='path:pretrain_network_e is missing in .*ddnm.yml'):
+        Upscaler(weights, 'cpu', file)
+    opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
+    file.write_text(yaml.safe_dump(opt))
+    seen = []
+    upscaler = Upscaler(weights, 'cpu', file)
+    result = upscaler(lq, refs, progress=lambda *state: seen.append(state))
+    assert result.shape == (1, 3, 80, 104)
+    assert ('enhance', 1, 2) in seen and ('enhance', 2, 2) in seen
 
 
 def test_the_repositorys_network(tmp_path, rng):
