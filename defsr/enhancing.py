@@ -106,14 +106,14 @@ def build_enhancer(opt: Mapping[str, object]) -> Enhancer:
     if enhancer.scale != opt['scale']:
         raise ValueError(f'network_e:scale is {enhancer.scale}, but scale is {opt["scale"]}.')
     weights = (opt.get('path') or {}).get('pretrain_network_e')
-    if enhancer.costly and weights is None and not enhancer.is_pretrained:
+    if enhancer.needs_weights and weights is None:
         kind = type(enhancer).__name__
         raise ValueError(
             f'path:pretrain_network_e is missing. {kind} is of no use without the weights of its '
-            'denoiser: name their file.'
+            'network: name their file.'
         )
     if weights is not None:
-        enhancer.load_denoiser(weights)
+        enhancer.load_weights(weights)
     return enhancer.to('cuda' if use_cuda else 'cpu').eval()
 
 
@@ -266,7 +266,7 @@ class Job:
 
 def _check_degradation(request: CacheRequest, enhancer: Enhancer) -> None:
     given = request.options.degradation
-    if enhancer.costly and enhancer.degradation != given:
+    if enhancer.consistent and enhancer.degradation != given:
         raise ValueError(
             f'network_e:degradation is {enhancer.degradation}, but {request.options.block} is '
             f'degraded by {given}. Set both to the same.'

@@ -119,10 +119,10 @@ class Upscaler:
             load_weights(self.net_g, weights)
         net_e = self._build(opt['network_e'])
         if opt['path'].get('pretrain_network_e'):
-            net_e.load_denoiser(opt['path']['pretrain_network_e'])
-        elif net_e.costly and not net_e.is_pretrained:
+            net_e.load_weights(opt['path']['pretrain_network_e'])
+        elif net_e.needs_weights:
             raise ValueError(
-                f'path:pretrain_network_e is missing in {options}, but the denoiser of '
+                f'path:pretrain_network_e is missing in {options}, but the network in '
                 f'{type(net_e).__name__} needs weights. Give them.'
             )
         self.pipeline = RefSRPipeline(

@@ -29,7 +29,7 @@ def build(prior: Path | None = None, **diffusion: object) -> DDNMEnhancer:
     """The enhancer of ``options``, with other sampling options."""
     enhancer = DDNMEnhancer(DENOISER, diffusion=DIFFUSION | diffusion)
     if prior is not None:
-        enhancer.load_denoiser(prior)
+        enhancer.load_weights(prior)
     return enhancer
 
 

@@ -118,7 +118,7 @@ def build(workspace: Workspace) -> None:
     check(workspace)
     enhancer = build_network(workspace.opt['network_e'])
     if workspace.opt['path'].get('pretrain_network_e'):
-        enhancer.load_denoiser(workspace.opt['path']['pretrain_network_e'])
+        enhancer.load_weights(workspace.opt['path']['pretrain_network_e'])
     build_network(workspace.opt['network_t'])
 
 
@@ -654,7 +654,7 @@ CACHES = [
               'there already. Write `out: {de: ...}` for one that is to be made.'),
     enhancing('network_e', {'type': 'DDNMEnhancer', 'denoiser': {'type': 'UnshuffleUNet'}},
               'path:pretrain_network_e is missing. DDNMEnhancer is of no use without the weights '
-              'of its denoiser: name their file.', 'denoiser without weights'),
+              'of its denoiser: name their file.', 'enhancer without weights'),
     enhancing('datasets:val:dataroot_gt', 'no', 'dataroot_gt is no, which is not an existing',
               'inputs to enhance that are not there'),
     Case('cache that another enhancer began', begun,

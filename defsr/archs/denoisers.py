@@ -1,4 +1,4 @@
-"""Building a denoiser from its option block, and what it knows about its own training.
+"""What a denoiser knows about its own training.
 
 A denoiser is any registered arch ``(x_t, t) -> answer``. It may have these attributes:
 ``stride``, both sides of x_t must be multiples of it (default: 1); and, if it brings its weights
@@ -10,7 +10,6 @@ block's do not tell).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -18,18 +17,7 @@ from torch import nn
 
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
-from defsr.utils.checks import check_choice
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
-
-
-def build_denoiser(block: Mapping[str, object]) -> nn.Module:
-    """The network of a block ``network_e:denoiser``: ``type`` and arguments. ValueError if not."""
-    if not isinstance(block, Mapping) or 'type' not in block:
-        raise ValueError('network_e:denoiser has no `type`; name an arch, such as ADMUNet.')
-    opt = dict(deepcopy(block))
-    name = opt.pop('type')
-    check_choice('network_e:denoiser:type', name, [known for known, _ in ARCH_REGISTRY])
-    return ARCH_REGISTRY.get(name)(**opt)
 
 
 def is_pretrained(denoiser: nn.Module) -> bool:

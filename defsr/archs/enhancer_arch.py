@@ -15,11 +15,10 @@ from torch import Tensor
 from defsr.archs.denoiser_runtime import DenoiserRuntime, Precision
 from defsr.archs.denoisers import (
     as_trained,
-    build_denoiser,
     fingerprint_of_denoiser,
     is_pretrained,
 )
-from defsr.archs.enhancer_base import Enhancer
+from defsr.archs.enhancer_base import Enhancer, build_inner
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling
@@ -125,6 +124,7 @@ class DDNMEnhancer(Enhancer):
     """
 
     costly = True
+    consistent = True
 
     def __init__(
         self,
@@ -166,7 +166,9 @@ class DDNMEnhancer(Enhancer):
         )
         self.seed = check_at_least('network_e:diffusion:seed', opt['seed'], 0)
         check_sampling(self.schedule, sigma_y=self.sigma_y, **self.sampling)
-        self.denoiser = self.runtime.arrange(build_denoiser(denoiser).requires_grad_(False))
+        self.denoiser = self.runtime.arrange(
+            build_inner('network_e:denoiser', denoiser).requires_grad_(False)
+        )
         trained, self.prediction = as_trained(self.denoiser, trained, self.prediction, given)
         self._denoiser_block = deepcopy(denoiser)
         completed = {key: complete_schedule(opt[key], full) for key, full in SCHEDULES.items()}
@@ -177,9 +179,9 @@ class DDNMEnhancer(Enhancer):
         self.eval()
 
     @property
-    def is_pretrained(self) -> bool:
-        """Whether the denoiser brought its weights along, so that none are to be loaded."""
-        return is_pretrained(self.denoiser)
+    def needs_weights(self) -> bool:
+        """Whether the denoiser came without weights; if with, none are to be loaded."""
+        return not is_pretrained(self.denoiser)
 
     def fingerprint(self) -> dict[str, object]:
         """As ``Enhancer.fingerprint``, with the denoiser and its weights' SHA-256."""
@@ -236,7 +238,7 @@ class DDNMEnhancer(Enhancer):
         # The crop cut into what A sees near the border: close the data consistency again.
         return self.operator.project(de, lq) if self.sigma_y == 0 else de
 
-    def load_denoiser(self, path: str | Path, param_key: str | None = None) -> None:
+    def load_weights(self, path: str | Path, param_key: str | None = None) -> None:
         """Load the *denoiser's* weights, strictly.
 
         Args:
@@ -250,7 +252,7 @@ class DDNMEnhancer(Enhancer):
                 denoiser has weights already.
         """
         option = 'path:pretrain_network_e'
-        if self.is_pretrained:
+        if not self.needs_weights:
             raise ValueError(
                 f'{option} is {path}, but network_e:denoiser ({type(self.denoiser).__name__}) '
                 'has its weights already. Remove the option.'

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.diffusion.operators import BicubicDownsample
@@ -17,7 +20,8 @@ from defsr.utils.levels import round_to_8_bit
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
 # Options, of the class and of `diffusion`, that change a result by no more than rounding.
 WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last'))
-NETWORKS = ('denoiser',)  # whose class says itself what there is to know of them
+NETWORKS = ('denoiser', 'network')  # whose class says itself what there is to know of them
+EXAMPLES = {'network_e:denoiser': 'ADMUNet', 'network_e:network': 'EDSR'}
 FINGERPRINT_FORMAT = 1  # to be raised when the same options give other images
 
 
@@ -31,11 +35,13 @@ class Enhancer(nn.Module):
     Attributes:
         operator: the degradation as an object.
         costly: True if one image takes so long that training should read a cache.
-        is_pretrained: True if it has trained weights from its own arguments on.
+        consistent: True if its images degrade to lq, so that the degradation counts.
+        needs_weights: True if it is of no use before ``load_weights``.
     """
 
     costly = False
-    is_pretrained = False
+    consistent = False
+    needs_weights = False
 
     def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
         super().__init__()
@@ -43,7 +49,7 @@ class Enhancer(nn.Module):
         self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
         self.operator = BicubicDownsample(scale, BORDERS[degradation])
 
-    def load_denoiser(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path) -> None:
         """Load weights; ValueError for an enhancer that has none, as this one."""
         raise ValueError(
             f'path:pretrain_network_e is {path}, but network_e is {type(self).__name__}, which has '
@@ -81,3 +87,13 @@ class Enhancer(nn.Module):
             'rounded': round_to_8_bit(de),
         }
         return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
+
+
+def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:
+    """The network inside an enhancer, from its block: ``type`` and arguments. ValueError if not."""
+    if not isinstance(block, Mapping) or 'type' not in block:
+        raise ValueError(f'{option} has no `type`; name an arch, such as {EXAMPLES[option]}.')
+    opt = dict(deepcopy(block))
+    name = opt.pop('type')
+    check_choice(f'{option}:type', name, [known for known, _ in ARCH_REGISTRY])
+    return ARCH_REGISTRY.get(name)(**opt)

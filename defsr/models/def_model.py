@@ -51,7 +51,7 @@ class DEFModel(SRGANModel):
         self.net_e = self._frozen('network_e')
         self.net_t = self._frozen('network_t')
         self.degradation = _one_degradation(opt['datasets'])
-        self._load_denoiser(opt['path'].get('pretrain_network_e'))
+        self._load_enhancer(opt['path'].get('pretrain_network_e'))
         if opt['path'].get('pretrain_network_t'):
             self.load_network(self.net_t, opt['path']['pretrain_network_t'], True, 'params')
         self._arrange_networks()
@@ -83,26 +83,24 @@ class DEFModel(SRGANModel):
             if net is not None:
                 net.to(memory_format=memory_format_on(self.device))
 
-    def _load_denoiser(self, path: str | None) -> None:
+    def _load_enhancer(self, path: str | None) -> None:
         if path is None:
-            if self.net_e.costly and not self.net_e.is_pretrained:
+            if self.net_e.needs_weights:
                 get_root_logger().warning(
-                    'path:pretrain_network_e is not set: the denoiser is untrained.'
+                    'path:pretrain_network_e is not set: the network in network_e is untrained.'
                 )
             return
-        self.net_e.load_denoiser(path)
-        get_root_logger().info(f'Loaded the denoiser from {path}.')
+        self.net_e.load_weights(path)
+        get_root_logger().info(f'Loaded the network in network_e from {path}.')
 
     def _check_enhancer(self, opt: dict) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
-        if not self.net_e.costly:
-            return
-        if self.net_e.degradation != self.degradation:
+        if self.net_e.consistent and self.net_e.degradation != self.degradation:
             raise ValueError(
                 f'network_e:degradation is {self.net_e.degradation}, but the data sets are '
                 f'degraded by {self.degradation}. Set both to the same.'
             )
-        if not self.is_train or opt['train'].get('allow_online'):
+        if not self.net_e.costly or not self.is_train or opt['train'].get('allow_online'):
             return
         train = opt['datasets'].get('train', {})
         needed = ['dataroot_de']

@@ -52,7 +52,7 @@ class EnhancerFactory:
         self.base = dict(self.block.pop('diffusion', {}))
         self.denoiser: nn.Module | None = None
         whole = self.make({})
-        whole.load_denoiser(weights or opt['path']['pretrain_network_e'])
+        whole.load_weights(weights or opt['path']['pretrain_network_e'])
         self.denoiser = whole.denoiser
 
     def make(self, changes: Mapping[str, object]) -> DDNMEnhancer:

@@ -66,7 +66,7 @@ def build_enhancer(
     torch.manual_seed(0)
     enhancer = DDNMEnhancer(opt['network_g'], opt['scale'], trained | diffusion)
     if weights is not None:
-        enhancer.load_denoiser(weights)
+        enhancer.load_weights(weights)
     return enhancer
 
 

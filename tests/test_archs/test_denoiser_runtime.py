@@ -70,7 +70,7 @@ def test_channels_last_holds_for_weights_and_image(tmp_path, rng):
     made = enhancer(ADM)
     weights = [p for p in made.denoiser.parameters() if p.ndim == 4 and p.shape[2] > 1]
     torch.save({k: v.contiguous() for k, v in made.denoiser.state_dict().items()}, tmp_path / 'w')
-    made.load_denoiser(tmp_path / 'w')
+    made.load_weights(tmp_path / 'w')
     assert weights and all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     assert not any(p.is_contiguous() for p in weights)
     recorder, x_t = Recorder(), torch.rand(2, 3, 8, 12, generator=rng)
@@ -179,7 +179,7 @@ def test_the_compiled_denoiser_is_beside_the_tree(compiled, tmp_path, rng):
     assert made.state_dict().keys() == plain.state_dict().keys()
     assert [name for name, _ in made.named_modules()] == [n for n, _ in plain.named_modules()]
     torch.save(made.denoiser.state_dict(), tmp_path / 'w.pth')
-    made.load_denoiser(tmp_path / 'w.pth')
+    made.load_weights(tmp_path / 'w.pth')
     copy = deepcopy(made)
     assert torch.equal(copy.enhance(lq), doubled)
     assert compiled == [made.denoiser, copy.denoiser]

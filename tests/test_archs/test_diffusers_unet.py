@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from defsr.archs.denoisers import build_denoiser
 from defsr.archs.diffusers_unet_arch import DiffusersUNet
 from defsr.archs.enhancer_arch import DDNMEnhancer
+from defsr.archs.enhancer_base import build_inner
 from defsr.diffusion import NoiseSchedule
 
 CONFIG = {
@@ -126,7 +126,7 @@ def enhancer(folder, **diffusion):
 def test_the_enhancer_takes_schedule_and_prediction_from_the_folder(diffusers_pipeline, rng):
     lq = torch.rand(2, 3, 3, 5, generator=rng)
     found = enhancer(diffusers_pipeline)
-    assert found.prediction == 'v' and found.is_pretrained
+    assert found.prediction == 'v' and not found.needs_weights
     table = NoiseSchedule.cosine(500).timesteps_at(found.schedule.alpha_bar)
     assert torch.equal(found.denoiser_timesteps, table.float())
     de = found.enhance(lq)
@@ -156,13 +156,13 @@ def test_a_contradiction_is_refused(diffusers_pipeline, diffusion):
 def test_weights_twice_are_refused(diffusers_pipeline):
     found = enhancer(diffusers_pipeline)
     with pytest.raises(ValueError, match='network_e is w.pth, but .*DiffusersUNet.*Remove'):
-        found.load_denoiser('w.pth')
+        found.load_weights('w.pth')
 
 
 def test_other_denoisers_say_nothing():
     small = {'type': 'UnshuffleUNet', 'num_feat': [8], 'num_block': 1}
     net = DDNMEnhancer(small, diffusion={'prediction': 'v'})
-    assert not net.is_pretrained and net.prediction == 'v'
+    assert net.needs_weights and net.prediction == 'v'
 
 
 # -------------------------------------------------------------------------------------- refusals
@@ -274,7 +274,7 @@ def test_without_diffusers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'diffusers', None)
     block = {'type': 'DiffusersUNet', 'folder': str(write(tmp_path / 'unet'))}
     with pytest.raises(ValueError, match=r"needs diffusers: pip install 'defsr\[diffusers\]'"):
-        build_denoiser(block)
+        build_inner('network_e:denoiser', block)
 
 
 def test_importing_defsr_does_not_import_diffusers():

@@ -280,7 +280,7 @@ def filled_with(model, value):
 def test_containers_are_detected(tmp_path, wrap, expected):
     enhancer = DDNMEnhancer(DENOISER)
     torch.save(wrap(lambda value: filled_with(enhancer.denoiser, value)), tmp_path / 'w.pth')
-    enhancer.load_denoiser(tmp_path / 'w.pth')
+    enhancer.load_weights(tmp_path / 'w.pth')
     assert all(bool((p == expected).all()) for p in enhancer.denoiser.parameters())
 
 
@@ -288,10 +288,10 @@ def test_container_can_be_chosen(tmp_path):
     enhancer = DDNMEnhancer(DENOISER)
     content = {key: filled_with(enhancer.denoiser, i) for i, key in enumerate(['params', 'ema'])}
     torch.save(content, tmp_path / 'w.pth')
-    enhancer.load_denoiser(str(tmp_path / 'w.pth'), param_key='params')
+    enhancer.load_weights(str(tmp_path / 'w.pth'), param_key='params')
     assert bool((enhancer.denoiser.out[2].bias == 0).all())
     with pytest.raises(ValueError, match=r"no state dict `params_ema`; it has \['ema', 'params'\]"):
-        enhancer.load_denoiser(tmp_path / 'w.pth', param_key='params_ema')
+        enhancer.load_weights(tmp_path / 'w.pth', param_key='params_ema')
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_another_architecture_is_refused_and_leaves_no_trace(tmp_path, change, m
     change(state)
     torch.save({'params': state}, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=f'w.pth, which is of another architecture.*{message}'):
-        enhancer.load_denoiser(tmp_path / 'w.pth')
+        enhancer.load_weights(tmp_path / 'w.pth')
     for key, value in enhancer.denoiser.state_dict().items():
         assert torch.equal(value, before[key])
 
@@ -338,7 +338,7 @@ class Trap:
 def test_other_files_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / 'w.pth')
     with pytest.raises(ValueError, match=message):
-        DDNMEnhancer(DENOISER).load_denoiser(tmp_path / 'w.pth')
+        DDNMEnhancer(DENOISER).load_weights(tmp_path / 'w.pth')
 
 
 def test_torn_and_absent_files(tmp_path):
@@ -349,9 +349,9 @@ def test_torn_and_absent_files(tmp_path):
     (tmp_path / 'empty.pth').touch()
     for name in ('torn.pth', 'empty.pth'):
         with pytest.raises(ValueError, match=f'{name}, which is no PyTorch file of plain tensors'):
-            enhancer.load_denoiser(tmp_path / name)
+            enhancer.load_weights(tmp_path / name)
     with pytest.raises(FileNotFoundError, match='nowhere.pth'):
-        enhancer.load_denoiser('nowhere.pth')
+        enhancer.load_weights('nowhere.pth')
 
 
 # --------------------------------------------------------------------------------------- options

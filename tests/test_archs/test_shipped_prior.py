@@ -18,7 +18,7 @@ from defsr.utils.paths import REPOSITORY
 def enhancer():
     opt = load_options(REPOSITORY / 'options/small/enhance_cufed_small.yml')
     enhancer = build_network(opt['network_e'])
-    enhancer.load_denoiser(opt['path']['pretrain_network_e'])
+    enhancer.load_weights(opt['path']['pretrain_network_e'])
     return enhancer
 
 

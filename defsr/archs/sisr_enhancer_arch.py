@@ -1,0 +1,110 @@
+"""An enhancer without diffusion: any super-resolution network, made consistent with its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Literal
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
+
+from defsr.archs.enhancer_base import Enhancer, build_inner
+from defsr.ops.tiles import make_tiles
+from defsr.utils.checks import check_at_least, check_image
+from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
+from defsr.utils.weights import check_same_layout, read_weights
+
+
+@ARCH_REGISTRY.register()
+class SISREnhancer(Enhancer):
+    """Detail from a single-image network, followed by the null-space projection. Not in the paper.
+
+    ``I_DE = A_pinv y + (I - A_pinv A) net(y)``: what the network says of the null space, and y
+    itself in the range space (DEF Eq. 5 with a network in place of the diffusion). One forward
+    pass, and ``A I_DE = y`` exactly. Frozen, eval mode.
+
+    Args:
+        network (dict): an arch block, ``type`` and its arguments, of a BasicSR network that maps
+            (N,3,h,w) to (N,3,scale*h,scale*w) in [0,1], e.g. ``{type: EDSR, ...}``. Its weights
+            are ``path:pretrain_network_e``.
+        scale (int): upsampling factor, >= 2. Default: 4.
+        degradation (str): ``matlab`` or ``pil``, how lq was made. Default: ``matlab``.
+        tile (int): larger images go through the network in tiles of at most this side, in LR
+            pixels. Default: 256.
+        overlap (int): context around a tile in LR pixels, >= 0. At half of the network's receptive
+            field or more, tiles change nothing. Default: 32.
+
+    Raises:
+        ValueError: for an unknown network, and for values out of range.
+    """
+
+    consistent = True
+    needs_weights = True
+
+    def __init__(
+        self,
+        network: Mapping[str, object],
+        scale: int = 4,
+        degradation: Literal['matlab', 'pil'] = 'matlab',
+        *,
+        tile: int = 256,
+        overlap: int = 32,
+    ) -> None:
+        super().__init__(scale, degradation)
+        self.tile = check_at_least('network_e:tile', tile, 1)
+        self.overlap = check_at_least('network_e:overlap', overlap, 0)
+        self._network_block = deepcopy(dict(network))
+        self.network = build_inner('network_e:network', network).requires_grad_(False)
+        self.eval()
+
+    def fingerprint(self) -> dict[str, object]:
+        """As ``Enhancer.fingerprint``, with the network and its weights' SHA-256."""
+        block = self._network_block
+        options = with_defaults(ARCH_REGISTRY.get(block['type']), block)
+        own = {
+            'network': plain(options),
+            'network_sha256': digest_of_state(self.network.state_dict()),
+        }
+        return super().fingerprint() | own
+
+    def train(self, mode: bool = True) -> SISREnhancer:
+        """Stay in eval mode, whatever the model around it does."""
+        return super().train(False)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """(N,3,h,w) RGB in [0,1] -> I_DE (N,3,scale*h,scale*w), clamped to [0,1]."""
+        return self.enhance(lq).clamp(0, 1)
+
+    @torch.no_grad()
+    def enhance(self, lq: Tensor) -> Tensor:
+        """As ``forward`` without the clamp: ``operator.A`` of it is ``lq``.
+
+        Raises:
+            ValueError: if ``lq`` is no such image, and if the network is one of another scale.
+        """
+        check_image('lq', lq)
+        num, channels, height, width = lq.shape
+        detail = lq.new_empty((num, channels, self.scale * height, self.scale * width))
+        for piece in make_tiles(height, width, side=self.tile, overlap=self.overlap):
+            seen = lq[piece.outer()]
+            answer = self.network(seen)
+            expected = (num, channels, *(self.scale * side for side in seen.shape[-2:]))
+            if answer.shape != expected:
+                raise ValueError(
+                    f'network_e:network ({type(self.network).__name__}) makes {tuple(answer.shape)}'
+                    f' of {tuple(seen.shape)}, but network_e:scale is {self.scale}. Give it '
+                    f'`upscale: {self.scale}`.'
+                )
+            detail[piece.inner(self.scale)] = answer[piece.core(self.scale)]
+        return self.operator.project(detail, lq)
+
+    def load_weights(self, path: str | Path, param_key: str | None = None) -> None:
+        """Load the *network's* weights, strictly. Arguments and errors as ``DDNMEnhancer``'s."""
+        option = 'path:pretrain_network_e'
+        state = read_weights(path, option=option, param_key=param_key)
+        wanted = self.network.state_dict()
+        check_same_layout(path, state, wanted, option=option, network='network_e:network')
+        self.network.load_state_dict(state)
