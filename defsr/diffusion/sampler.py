@@ -50,6 +50,7 @@ def ddnm_sample(
     generator: Generators | None = None,
     start: Literal['noise', 'lq'] = 'noise',
     start_alpha_bar: float = 0.5,
+    x0_start: Tensor | None = None,
     end_alpha_bar: float = 1.0,
     temperature: float = 1.0,
     grid: Literal['ddnm', 'trailing', 'log_snr'] = 'ddnm',
@@ -83,6 +84,7 @@ def ddnm_sample(
         start: ``noise``, or ``lq``: from A_pinv y with noise of level ``start_alpha_bar``. The
             steps are spent below that level, and nothing above it is ever seen.
         start_alpha_bar: for ``start='lq'``, 0..1.
+        x0_start: for ``start='lq'``, (N,C,H,W) another image to start from than A_pinv y.
         end_alpha_bar: cleaner levels are not visited, 0..1: the last ones cost steps and change
             little.
         temperature: factor of x_T and of all fresh noise, 0..1, while the denoiser is told the
@@ -126,6 +128,8 @@ def ddnm_sample(
 
     x_t = draw() if x_T is None else temperature * _check_shape('x_T', x_T, shape).to(y)
     if start == 'lq':
+        if x0_start is not None:
+            base = _check_shape('x0_start', x0_start, shape).to(y)
         x_t = diffuse(base, x_t, float(schedule.alpha_bar_at(times[-1])))
     del base
     singular = operator.singular_values(*shape[-2:]).to(y) if sigma_y > 0 else None

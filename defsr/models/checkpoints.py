@@ -7,7 +7,6 @@ deleted last; it lists the others with size and SHA-256. What it does not vouch 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from defsr.utils.files import atomic_path
+from defsr.utils.fingerprints import digest_of_file
 
 _TEMPORARY = re.compile(r'\..+\.\d+\.tmp')
 
@@ -75,7 +75,9 @@ class Checkpoints:
         """Vouch for the files of a checkpoint, all of which have been written."""
         content = {
             'iter': current_iter,
-            'files': {f.name: {'bytes': f.stat().st_size, 'sha256': _digest(f)} for f in files},
+            'files': {
+                f.name: {'bytes': f.stat().st_size, 'sha256': digest_of_file(f)} for f in files
+            },
         }
         write_json(content, self._list_path(current_iter))
 
@@ -103,7 +105,7 @@ class Checkpoints:
                 return f'{name} is missing'
             if path.stat().st_size != num_bytes:
                 return f'{name} has {path.stat().st_size} of {num_bytes} bytes'
-            if _digest(path) != sha256:
+            if digest_of_file(path) != sha256:
                 return f'{name} has changed since it was written'
         return None
 
@@ -202,11 +204,3 @@ def write_json(content: object, path: Path) -> None:
 def read_json(path: Path) -> dict:
     """Read a JSON file. ValueError if it is none."""
     return json.loads(path.read_text(encoding='utf-8'))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

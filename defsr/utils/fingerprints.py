@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -90,3 +91,12 @@ def _shown(value: object) -> str:
         return 'not set'
     text = value if isinstance(value, str) else json.dumps(value)
     return f'{text[:12]}...' if len(text) > 40 else text
+
+
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -73,8 +73,10 @@ def near(index: Tensor, rows: Tensor, columns: Tensor, width: int) -> Tensor:
     return off <= 1
 
 
-def made_pairs(data: Path, number: int, matcher: Matcher) -> Iterator[tuple[Tensor, ...]]:
-    """(right, confidence, distance) of each pair, flat."""
+def made_images(
+    data: Path, number: int, settings: PairSettings = SETTINGS
+) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+    """(GT, reference, homography) of each pair, images (1,3,160,160), with a progress bar."""
     source = ImageSource('--data', data / 'bsds500/val')
     names = source.names()
 
@@ -82,14 +84,25 @@ def made_pairs(data: Path, number: int, matcher: Matcher) -> Iterator[tuple[Tens
         return (source.read(name) * 255).round().byte().permute(1, 2, 0).numpy()
 
     for name in tqdm(names[:number], unit='pair'):
-        pair = make_pair(name, 0, SETTINGS, [other for other in names if other != name], read)
+        pair = make_pair(name, 0, settings, [other for other in names if other != name], read)
         gt, ref = (
             torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None] / 255
             for x in (pair.gt, pair.ref)
         )
+        yield gt, ref, pair.homography
+
+
+def cells_of_truth(homography: np.ndarray, gt: Tensor) -> Tensor:
+    """(2,h,w): row and column of the position that shows each position of ``gt``, or NaN."""
+    places = torch.from_numpy(true_positions(homography, *gt.shape[-2:]))
+    return (places.view(2, gt.shape[-2] // 4, 4, -1, 4).mean(dim=(2, 4)) - 1.5) / 4
+
+
+def made_pairs(data: Path, number: int, matcher: Matcher) -> Iterator[tuple[Tensor, ...]]:
+    """(right, confidence, distance) of each pair, flat."""
+    for gt, ref, homography in made_images(data, number):
         index, confidence, distance = matcher(gt, ref)
-        places = torch.from_numpy(true_positions(pair.homography, *gt.shape[-2:]))
-        cells = (places.view(2, gt.shape[-2] // 4, 4, -1, 4).mean(dim=(2, 4)) - 1.5) / 4
+        cells = cells_of_truth(homography, gt)
         yield (
             near(index, *cells, ref.shape[-1] // 4).flatten(),
             confidence.flatten(),

@@ -1,0 +1,78 @@
+"""Make a weight file to ship of a training checkpoint: moving average, half precision."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from defsr.utils.cli import run_cli, tell
+from defsr.utils.files import atomic_path
+from defsr.utils.fingerprints import digest_of_file
+from defsr.utils.weights import read_weights
+
+PRECISIONS = {'half': torch.float16, 'full': torch.float32}
+
+
+def export_weights(
+    checkpoint: str | Path, out: str | Path, precision: str = 'half'
+) -> dict[str, Tensor]:
+    """Write ``{'params': state dict}`` of a checkpoint's best weights.
+
+    Args:
+        checkpoint: as BasicSR saves it; ``params_ema`` if it has it, else ``params``.
+        out: file to write, whole or not at all.
+        precision: ``half`` or ``full`` (float32), for floating point tensors. Loading brings
+            them back to float32.
+
+    Returns:
+        The state dict as written.
+
+    Raises:
+        FileNotFoundError: without the checkpoint.
+        ValueError: for a file that is none, and for weights that are not finite, or not in half
+            precision: beyond 65504.
+    """
+    state = read_weights(checkpoint, option='checkpoint')
+    dtype = PRECISIONS[precision]
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    _check_finite(state, checkpoint, precision)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
+        torch.save({'params': state}, temporary)
+    return state
+
+
+def _check_finite(state: Mapping[str, Tensor], checkpoint: str | Path, precision: str) -> None:
+    bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f'{checkpoint} has weights that are not finite in {precision} precision ({bad[0]}). '
+            'Take another checkpoint, or --precision full.'
+        )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('checkpoint', help='net_g_*.pth of a training')
+    parser.add_argument('--out', required=True, help='file to write')
+    parser.add_argument('--precision', choices=list(PRECISIONS), default='half')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Entry point of ``python -m defsr.tools.export_weights``."""
+    args = parse()
+    state = export_weights(args.checkpoint, args.out, args.precision)
+    number = sum(value.numel() for value in state.values())
+    size = Path(args.out).stat().st_size / 1e6
+    tell(f'{args.out}: {number:,d} numbers, {size:.1f} MB, SHA-256 {digest_of_file(args.out)}')
+
+
+if __name__ == '__main__':
+    run_cli(main)

@@ -1,0 +1,313 @@
+"""Which enhancer aligns best? Share of positions matched within one position, query by key.
+
+    python tests/benchmarks/alignment.py --data DIR [--made 60] [--record FILE] [--figure PNG]
+
+Made pairs: BSDS500's validation photographs (160x160, overlap 30 to 100 %, scale, rotation,
+perspective and colour changed), measured against the true homography where the reference shows the
+place. Real pairs: scikit-image's stereo pair and the CUFED5 image with each of its five references
+(centre 256x320), and CUFED's ten training pairs (160x160, not trained on here), measured against
+the match that the GT query finds in the untouched reference. Shipped VGG16 trunk at relu3_1, exact
+matching.
+
+Queries: bicubic, A_pinv y, I_DE of DDNM, of ``SISREnhancer`` (``--sisr``), of DDNM started from the
+latter's image, GT. Keys: the reference, reduced and interpolated, reduced and enhanced as the
+query was. Beside single similarities the sums of two, and the mean of two keys' features.
+``AUC`` (first table's settings, pooled over the pairs): how well the confidence tells right
+matches from wrong ones, as the cosine is, or as its margin over the best match farther than one
+position away.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from enhancer_cases import (
+    OPTIONS,
+    EnhancerFactory,
+    centre,
+    lq_of,
+    stereo_images,
+    texture_extractor,
+)
+from match_confidence import SETTINGS, auc, cells_of_truth, made_images, near
+from measuring import data_argument, report, table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from defsr.archs.pipeline import MATCH_LEVEL
+from defsr.archs.sisr_enhancer_arch import SISREnhancer
+from defsr.data.image_source import ImageSource
+from defsr.diffusion import BicubicDownsample, ddnm_sample, from_signed, to_signed
+from defsr.ops.resize import upsample_bicubic
+from defsr.utils.cli import run_cli
+from defsr.utils.figures import save_figure
+from defsr.utils.options import load_options
+
+SIZE = (256, 320)
+OPERATOR = BicubicDownsample(4)
+SISR_OPTIONS = 'options/small/EDSR_x4.yml'
+TTSR = ('bicubic', 'ref_down_up')
+Pick = tuple[str, str]  # query, key
+# Beside each query with each key: sums of cosines, and cosines to the mean of two keys' features.
+SUMS: dict[str, tuple[Pick, Pick]] = {
+    'sum: SISR / ref, SISR / ref_enhanced': (('SISR', 'ref'), ('SISR', 'ref_enhanced')),
+    'sum: SISR / ref, bicubic / ref_down_up': (('SISR', 'ref'), TTSR),
+    'sum: SISR / ref_enhanced, bicubic / ref_down_up': (('SISR', 'ref_enhanced'), TTSR),
+    'sum: DDNM / ref, DDNM / ref_enhanced': (('DDNM', 'ref'), ('DDNM', 'ref_enhanced')),
+}
+MEANS: dict[str, tuple[str, tuple[str, str]]] = {
+    'mean: SISR / ref, ref_enhanced': ('SISR', ('ref', 'ref_enhanced')),
+    'mean: DDNM / ref, ref_enhanced': ('DDNM', ('ref', 'ref_enhanced')),
+    'mean: bicubic / ref, ref_down_up': ('bicubic', ('ref', 'ref_down_up')),
+}
+Enhance = Callable[[Tensor], Tensor]
+
+
+def enhancers(sisr_options: str, sisr_weights: str | None) -> dict[str, Enhance]:
+    """lq -> image, by the name of the query."""
+    opt = load_options(sisr_options)
+    sisr = SISREnhancer(opt['network_g'])
+    sisr.load_weights(sisr_weights or f'small_{Path(sisr_options).stem.removesuffix("_x4")}.pth')
+    ddnm = EnhancerFactory(OPTIONS).make({})
+
+    def warm(lq: Tensor) -> Tensor:
+        start = to_signed(sisr.enhance(lq))
+        image = ddnm_sample(
+            ddnm._predict_noise,
+            to_signed(lq),
+            ddnm.operator,
+            ddnm.schedule,
+            x0_start=start,
+            **ddnm.sampling | {'start_alpha_bar': 0.97},
+        )
+        return from_signed(image)
+
+    return {
+        'bicubic': lambda lq: upsample_bicubic(lq, 4),
+        'A_pinv y': OPERATOR.A_pinv,
+        'DDNM': ddnm.enhance,
+        'SISR': sisr.enhance,
+        'DDNM from SISR': warm,
+    }
+
+
+class Similarities:
+    """Cosines of every query patch with every key patch of one pair, each made once.
+
+    Args:
+        net_t: texture extractor.
+        images: name -> lq to image.
+        gt, ref: (1,3,H,W) and (1,3,H',W').
+    """
+
+    def __init__(
+        self, net_t: nn.Module, images: Mapping[str, Enhance], gt: Tensor, ref: Tensor
+    ) -> None:
+        self.net_t, self.images = net_t, images
+        lq, small = lq_of(gt), lq_of(ref)
+        self.query = {name: self._feature(make(lq)) for name, make in images.items()}
+        self.query['GT'] = self._feature(gt)
+        self.key = {('', 'ref'): self._feature(ref)}
+        for name, make in images.items():
+            self.key[name, 'ref_enhanced'] = self._feature(make(small))
+        self.key['', 'ref_down_up'] = self.key['bicubic', 'ref_enhanced']
+        self.size = self.query['GT'].shape[-2:]
+        self.width = self.key['', 'ref'].shape[-1]
+        self._known: dict[Pick, Tensor] = {}
+
+    def _feature(self, image: Tensor) -> Tensor:
+        return self.net_t(image.clamp(0, 1))[MATCH_LEVEL]
+
+    def _key(self, query: str, key: str) -> Tensor:
+        return self.key[query if key == 'ref_enhanced' else '', key]
+
+    def __call__(self, query: str, key: str) -> Tensor:
+        """(h*w, h'*w') cosines."""
+        if (query, key) not in self._known:
+            self._known[query, key] = _cosines(self.query[query], self._key(query, key))
+        return self._known[query, key]
+
+    def mean_key(self, query: str, keys: tuple[str, str]) -> Tensor:
+        """The same with the mean of two keys' features, brought to one length."""
+        features = [self._key(query, key) for key in keys]
+        mean = sum(x / x.square().mean().sqrt() for x in features)
+        return _cosines(self.query[query], mean)
+
+    def all(self) -> Iterator[tuple[str, Tensor]]:
+        """Every setting's label and cosines."""
+        for query in self.query:
+            for key in ('ref', 'ref_down_up', 'ref_enhanced'):
+                if key == 'ref_enhanced' and query in ('GT', 'bicubic'):
+                    continue  # GT is not enhanced; bicubic's is ref_down_up
+                yield f'{query} / {key}', self(query, key)
+        for label, picks in SUMS.items():
+            yield label, sum(self(*pick) for pick in picks)
+        for label, (query, keys) in MEANS.items():
+            yield label, self.mean_key(query, keys)
+
+
+def _cosines(query: Tensor, key: Tensor) -> Tensor:
+    patches = [F.normalize(F.unfold(x, 3, padding=1)[0], dim=0) for x in (query, key)]
+    return patches[0].T @ patches[1]
+
+
+def margin(cosines: Tensor, width: int) -> Tensor:
+    """Best cosine over the best one farther away than one position, (h*w)."""
+    best, index = cosines.max(dim=1)
+    place = torch.arange(cosines.shape[1])
+    rows, columns = place // width, place % width
+    far = (rows - (index // width)[:, None]).abs() > 1
+    far |= (columns - (index % width)[:, None]).abs() > 1
+    return best - cosines.masked_fill(~far, -1).amax(dim=1)
+
+
+def measure(similarities: Similarities, truth: Tensor | None) -> dict[str, dict[str, object]]:
+    """Label -> share of right matches among the visible, and for the AUCs right and confidences.
+
+    Args:
+        similarities: of a pair.
+        truth: (2,h,w) row and column of the true match, NaN or outside where there is none. None:
+            the match of the GT query in the reference.
+    """
+    height = similarities.key['', 'ref'].shape[-2]
+    width = similarities.width
+    if truth is None:
+        index = similarities('GT', 'ref').argmax(dim=1).view(similarities.size)
+        truth = torch.stack([index // width, index % width])
+    inside = (truth[0] > -0.5) & (truth[0] < height - 0.5)
+    inside &= (truth[1] > -0.5) & (truth[1] < width - 0.5)
+    found = {}
+    for label, cosines in similarities.all():
+        best, index = cosines.max(dim=1)
+        right = near(index.view(similarities.size), *truth, width)
+        found[label] = {
+            'share': float(right[inside].float().mean()),
+            'right': right.flatten(),
+            'cosine': best,
+            'margin': margin(cosines, width) if label in shown_auc() else None,
+        }
+    return found
+
+
+def shown_auc() -> tuple[str, ...]:
+    """Settings whose confidence is judged."""
+    return ('bicubic / ref_down_up', 'SISR / ref', 'SISR / ref_enhanced', next(iter(SUMS)))
+
+
+def real_pairs(root: Path) -> Iterator[tuple[str, Tensor, Tensor, None]]:
+    """(name, GT, reference, no truth)."""
+    left, right = (centre(image, *SIZE) for image in stereo_images())
+    yield 'motorcycle', left, right, None
+    cufed = ImageSource('--data', root / 'cufed5')
+    gt, *refs = (centre(cufed.read(f'001_{i}.png')[None], *SIZE) for i in range(6))
+    for number, ref in enumerate(refs, start=1):
+        yield f'cufed5 {number}', gt, ref, None
+    inputs, others = (
+        ImageSource('--data', root / 'cufed_train' / part) for part in ('input', 'ref')
+    )
+    for number, name in enumerate(inputs.names(), start=1):
+        images = [inputs.read(name)[None], others.read(others.find(name, any_extension=True))[None]]
+        gt, ref = (x[..., : x.shape[-2] // 4 * 4, : x.shape[-1] // 4 * 4] for x in images)
+        yield f'cufed_train {number}', gt, ref, None
+
+
+def made_pairs(root: Path, number: int) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """(name, GT, reference, (2,h,w) true cells); none is unrelated."""
+    settings = replace(SETTINGS, unrelated=0.0)
+    for count, (gt, ref, homography) in enumerate(made_images(root, number, settings), start=1):
+        yield f'made {count}', gt, ref, cells_of_truth(homography, gt)
+
+
+def pooled_auc(rows: Mapping[str, Mapping], names: Sequence[str]) -> list[list[str]]:
+    """A line per setting: AUC of the cosine and of its margin, over all positions of the pairs."""
+    lines = []
+    for label in shown_auc():
+        right = torch.cat([rows[name][label]['right'] for name in names])
+        cells = [
+            auc(right, torch.cat([rows[name][label][kind] for name in names]))
+            for kind in ('cosine', 'margin')
+        ]
+        lines.append([label, *(f'{cell:.3f}' for cell in cells)])
+    return lines
+
+
+def lines_of(shares: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """A line per setting: mean of the made pairs, each of the seven large real ones, means, wins.
+
+    ``wins``: real pairs on which it beats TTSR's setting, of all.
+    """
+    made = [name for name in shares if name.startswith('made')]
+    real = [name for name in shares if not name.startswith('made')]
+    groups = [made, *([name] for name in real if not name.startswith('cufed_train'))]
+    groups += [[n for n in real if n.startswith('cufed_train')], real]
+    lines = []
+    for label in next(iter(shares.values())):
+        means = [sum(shares[n][label] for n in group) / len(group) for group in groups if group]
+        ttsr = ' / '.join(TTSR)
+        wins = sum(shares[name][label] > shares[name][ttsr] for name in real)
+        lines.append([label, *(f'{mean:.3f}' for mean in means), f'{wins} of {len(real)}'])
+    return lines
+
+
+def draw(lines: Sequence[Sequence[str]], head: Sequence[str], path: str) -> None:
+    """Settings by pair as a table of colours, each column against TTSR's setting."""
+    from matplotlib.figure import Figure
+
+    values = torch.tensor([[float(cell) for cell in line[1:-1]] for line in lines])
+    labels = [line[0] for line in lines]
+    gain = values - values[labels.index(' / '.join(TTSR))]
+    figure = Figure(figsize=(11, 0.29 * len(lines) + 1.6), dpi=110, layout='constrained')
+    axis = figure.subplots()
+    picture = axis.imshow(gain, cmap='RdYlGn', vmin=-0.3, vmax=0.3, aspect='auto')
+    for row, line in enumerate(lines):
+        for column, cell in enumerate(line[1:-1]):
+            bold = float(values[row, column]) == float(values[:, column].max())
+            weight = 'bold' if bold else 'normal'
+            axis.text(column, row, cell, ha='center', va='center', fontsize=8, weight=weight)
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_xticks(range(len(head) - 2), head[1:-1], fontsize=8, rotation=20)
+    axis.set_title('Share of positions matched within one position; colour: against TTSR', size=10)
+    figure.colorbar(picture, ax=axis, label='difference to bicubic / ref_down_up')
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data_argument(parser)
+    parser.add_argument('--made', type=int, default=60, help='made pairs')
+    parser.add_argument('--sisr', default=SISR_OPTIONS, help='option file with its network_g')
+    parser.add_argument('--weights', help='its weights; default: the shipped ones')
+    parser.add_argument('--figure')
+    args = parser.parse_args()
+    net_t, images = texture_extractor(), enhancers(args.sisr, args.weights)
+    rows: dict[str, dict] = {}
+    for pairs in (real_pairs(args.data), made_pairs(args.data, args.made)):
+        for name, gt, ref, truth in tqdm(pairs, unit='pair', disable=None):
+            rows[name] = measure(Similarities(net_t, images, gt, ref), truth)
+    shares = {n: {k: row['share'] for k, row in found.items()} for n, found in rows.items()}
+    large = [n for n in shares if not n.startswith(('made', 'cufed_train'))]
+    trained = sum(n.startswith('cufed_train') for n in shares)
+    head = ['query / key', *([f'made, {args.made}'] if args.made else []), *large]
+    head += [f'cufed_train, {trained}', 'real pairs', 'better than TTSR']
+    lines = lines_of(shares)
+    real = [name for name in rows if not name.startswith('made')]
+    made = [name for name in rows if name.startswith('made')]
+    parts = [table(head, lines)]
+    for title, names in (('real pairs', real), ('made pairs', made)):
+        if names:
+            parts.append(table([f'AUC, {title}', 'cosine', 'margin'], pooled_auc(rows, names)))
+    report('Alignment', *parts)
+    if args.figure:
+        draw(lines, head, args.figure)
+
+
+if __name__ == '__main__':
+    with torch.no_grad():
+        run_cli(main)
