@@ -46,6 +46,22 @@ def test_train_and_resume(workspace, name, losses):
     assert 'iter:       4' not in output
 
 
+def test_the_same_seed_gives_the_same_weights_twice(workspace):
+    """Bit for bit, moving average included; another seed gives others."""
+    found = []
+    for name, seed in (('one', 7), ('two', 7), ('three', 8)):
+        opt = shrink('table2_DCN_x4.yml') | {'name': name, 'manual_seed': seed}
+        opt['train']['total_iter'] = 2
+        file = save_options(workspace / f'{name}.yml', opt)
+        run_well(workspace, TRAIN, '-opt', file)
+        path = workspace / 'experiments' / name / 'models/net_g_latest.pth'
+        found.append(torch.load(path, weights_only=True))
+    for container in ('params', 'params_ema'):
+        one, two, three = (content[container] for content in found)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        assert not all(torch.equal(one[key], three[key]) for key in one)
+
+
 def test_debug_mode(workspace):
     opt = shrink('train_DEF_small_x4.yml')
     opt['train']['total_iter'] = 1

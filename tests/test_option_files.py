@@ -67,7 +67,7 @@ def test_the_first_comment_is_the_command(path):
 def test_blocks_are_understood(path):
     opt = load_options(path)
     assert opt['model_type'] in MODEL_REGISTRY
-    assert opt['name'] == path.stem
+    assert opt['name'] in (path.stem, f'{path.parent.name}_{path.stem}')
     for phase, block in opt['datasets'].items():
         if block['type'] == 'RefTripletDataset':
             TripletOptions.from_opt(dict(block) | {'phase': phase.split('_')[0], 'scale': 4})
@@ -109,7 +109,9 @@ def test_caches_that_are_asked_for(path):
     assert opt['name'] == path.stem
     assert opt['path'].pop('pretrain_network_e')
     requests = check_enhance_options(opt)
-    assert [request.kind for request in requests] == ['de', 'ref_de', 'de', 'ref_de']
+    blocks = [block['enhance'] for block in opt['datasets'].values()]
+    assert [request.kind for request in requests] == sum(blocks, [])
+    assert blocks[0][0] == 'de' and all(set(kinds) <= {'de', 'ref_de'} for kinds in blocks)
 
 
 def test_training_reads_the_caches_that_are_made():
@@ -202,6 +204,38 @@ def test_rows_of_the_ablation_differ_in_what_they_say(row):
         assert opt[key] == base[key]
     for key in ('optim_g', 'pixel_opt', 'perceptual_opt', 'gan_opt', 'total_iter'):
         assert opt['train'][key] == base['train'][key]
+
+
+SMALL_ROWS = {
+    'table2_Base_x4': ('BicubicEnhancer', 'HardTransferArch', 'ref_down_up'),
+    'table2_DEF_x4': ('DDNMEnhancer', 'HardTransferArch', 'ref'),
+    'table2_DCN_x4': ('BicubicEnhancer', 'DCNTransferArch', 'ref'),
+    'table2_DCN_DEF_x4': ('DDNMEnhancer', 'DCNTransferArch', 'ref'),
+    'controlled_Base_x4': ('BicubicEnhancer', 'HardTransferArch', 'ref'),
+}
+
+
+@pytest.mark.parametrize('row', SMALL_ROWS)
+def test_small_rows_differ_in_what_they_say(row):
+    opt = load_options(FOLDER / f'small/{row}.yml')
+    found = opt['network_e']['type'], opt['network_g']['transfer']['type'], opt['match_key']
+    assert found == SMALL_ROWS[row]
+    base = load_options(FOLDER / 'small/table2_DCN_DEF_x4.yml')
+    for key in ('network_t', 'scale', 'logger', 'train', 'val', 'manual_seed'):
+        assert opt[key] == base[key]
+    assert opt['network_g']['skip'] == base['network_g']['skip']
+    for key in ('num_feat', 'num_block'):
+        assert opt['network_g']['aggregator'][key] == base['network_g']['aggregator'][key]
+    train, other = (dict(each['datasets']['train']) for each in (opt, base))
+    assert train | {'dataroot_de': other['dataroot_de']} == other
+
+
+def test_small_rows_enhance_as_their_cache_does():
+    cache = load_options(FOLDER / 'small/enhance_pairs.yml')
+    for row in ('table2_DEF_x4', 'table2_DCN_DEF_x4'):
+        opt = load_options(FOLDER / f'small/{row}.yml')
+        assert opt['network_e'] == cache['network_e']
+        assert opt['datasets']['train']['dataroot_de'] == cache['datasets']['train']['out']['de']
 
 
 @pytest.mark.parametrize('path', ANNOTATED, ids=short)

@@ -55,7 +55,8 @@ def shrink(name: str) -> dict:
     net = opt['network_g']
     if net['type'] == 'DEFNet':
         net['aggregator'] |= {'num_feat': 8, 'num_block': [1, 1, 1, 1]}
-        net['transfer']['num_offset_feat'] = 8
+        if net['transfer']['type'] == 'DCNTransferArch':
+            net['transfer']['num_offset_feat'] = 8
         train |= {'gt_size': 64, 'ref_size': 64}
         opt.get('network_d', {})['input_size'] = 64
     else:

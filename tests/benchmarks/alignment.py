@@ -212,7 +212,7 @@ def real_pairs(root: Path) -> Iterator[tuple[str, Tensor, Tensor, None]]:
     )
     for number, name in enumerate(inputs.names(), start=1):
         images = [inputs.read(name)[None], others.read(others.find(name, any_extension=True))[None]]
-        gt, ref = (x[..., : x.shape[-2] // 4 * 4, : x.shape[-1] // 4 * 4] for x in images)
+        gt, ref = (x[..., : x.shape[-2] // 8 * 8, : x.shape[-1] // 8 * 8] for x in images)
         yield f'cufed_train {number}', gt, ref, None
 
 

@@ -314,6 +314,19 @@ def test_at_temperature_0_the_denoiser_sees_no_noise(rng):
     assert torch.equal(out, other), 'nothing in it is random'
 
 
+def test_a_warm_start_from_another_image(rng):
+    """With the smallest step it comes back, made consistent; of the wrong shape it is refused."""
+    y = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
+    image = torch.randn(2, 3, 16, 24, generator=rng, dtype=torch.float64)
+    options = {'num_steps': 1, 'start': 'lq', 'start_alpha_bar': 1 - 2e-6, 'generator': rng}
+    options |= {'x0_start': image}
+    out = ddnm_sample(lambda x_t, t: 0 * x_t, y, OPERATOR, SCHEDULE, **options)
+    assert_close(out, OPERATOR.project(image, y), rtol=0, atol=0.02)
+    options['x0_start'] = image[:1]
+    with pytest.raises(ValueError, match=r'x0_start is \(1, 3, 16, 24\), but must be'):
+        ddnm_sample(lambda x_t, t: 0 * x_t, y, OPERATOR, SCHEDULE, **options)
+
+
 def test_the_smallest_warm_start_gives_a_pinv_back(rng):
     y = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
     options = {'num_steps': 1, 'start': 'lq', 'start_alpha_bar': 1 - 2e-6, 'generator': rng}
