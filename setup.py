@@ -37,6 +37,7 @@ setup(
             'defsr-enhance = defsr.tools.enhance:main',
             'defsr-upscale = defsr.tools.upscale:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
+            'defsr-benchmark = defsr.tools.benchmark:main',
         ]
     },
     classifiers=[

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.archs.pipeline import RefSRPipeline, StageProgress, memory_format_on
+from defsr.archs.pipeline import StageProgress
 from defsr.ops.resize import upsample_bicubic
+from defsr.restoring import MIN_TILE, ReferenceRestorer
 from defsr.utils.checks import check_at_least, check_image, check_keys
 from defsr.utils.image_form import Image, ImageForm, is_image
 from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
-from defsr.utils.weights import check_same_layout, read_weights
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
 NETWORK_KEYS = (
     'scale', 'match_key', 'match_search', 'match_check', 'degradation', 'network_e', 'network_t',
     'network_g', 'path',
 )  # fmt: skip
-MIN_TILE = 16
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
 
@@ -112,37 +110,15 @@ class Upscaler:
         opt = load_options(options)
         check_keys(Path(options).name, opt, NETWORK_KEYS)
         self.scale = opt['scale']
-        self.net_g = self._build(opt['network_g'])
-        if weights is None:
-            load_weights(self.net_g, opt['path']['pretrain_network_g'], 'path:pretrain_network_g')
-        else:
-            load_weights(self.net_g, weights)
-        net_e = self._build(opt['network_e'])
-        if opt['path'].get('pretrain_network_e'):
-            net_e.load_weights(opt['path']['pretrain_network_e'])
-        elif net_e.needs_weights:
-            raise ValueError(
-                f'path:pretrain_network_e is missing in {options}, but the network in '
-                f'{type(net_e).__name__} needs weights. Give them.'
-            )
-        self.pipeline = RefSRPipeline(
-            net_e,
-            self._build(opt['network_t']),
-            opt['match_key'],
-            opt['degradation'],
-            self.scale,
-            opt.get('match_search', 'exact'),
-            opt.get('match_check', 'none'),
+        own = opt['path']['pretrain_network_g']
+        self.restorer = ReferenceRestorer(
+            opt,
+            own if weights is None else weights,
+            self.device,
+            degradation=opt['degradation'],
+            option='path:pretrain_network_g' if weights is None else '--weights',
+            file=str(options),
         )
-
-    def _build(self, block: Mapping[str, object]) -> nn.Module:
-        layout = memory_format_on(self.device)
-        net = build_network(block).to(self.device, memory_format=layout)
-        return net.eval().requires_grad_(False)
-
-    def _take(self, image: Tensor) -> Tensor:
-        layout = memory_format_on(self.device)
-        return image.to(self.device, torch.float32, memory_format=layout)
 
     def __call__(
         self,
@@ -173,20 +149,13 @@ class Upscaler:
         check_at_least('overlap', overlap, 0)
         keys = limit_references(refs, max_ref_megapixels)
         try:
-            result = self.pipeline.restore_tiled(
-                self.net_g,
-                self._take(lq),
-                [self._take(key) for key in keys],
-                tile=side,
-                overlap=overlap,
-                progress=progress,
-            )
+            sr = self.restorer(lq, keys, tile=side, overlap=overlap, progress=progress)
         except torch.OutOfMemoryError:
             raise ValueError(
                 f'{self.device} has too little memory. Lower tile (now {tile}) or '
                 f'max_ref_megapixels (now {max_ref_megapixels:g}), or use the CPU.'
             ) from None
-        return result.sr.clamp(0, 1).to(lq)
+        return sr.clamp(0, 1).to(lq)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -205,19 +174,6 @@ def pick_device(device: str | torch.device) -> torch.device:
             'devices. Use auto or cpu.'
         )
     return found
-
-
-def load_weights(net: nn.Module, file: str | Path, option: str = '--weights') -> None:
-    """Load a checkpoint of ``network_g`` strictly, the EMA weights if it has them.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that is no checkpoint of plain tensors, or of another network.
-    """
-    state = read_weights(file, option=option)
-    network = f'network_g of {NETWORK.name}'
-    check_same_layout(file, state, net.state_dict(), option=option, network=network)
-    net.load_state_dict(state)
 
 
 def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tensor]:

@@ -95,7 +95,7 @@ def test_the_network_does_something_with_the_references(upscaler, lq, refs, sr):
 
 
 def test_one_tile_is_no_tiling(upscaler, lq, refs, sr):
-    whole = upscaler.pipeline.restore(upscaler.net_g, lq, refs).sr.clamp(0, 1)
+    whole = upscaler.restorer.pipeline.restore(upscaler.restorer.net_g, lq, refs).sr.clamp(0, 1)
     torch.testing.assert_close(sr, whole, rtol=0, atol=0)
     torch.testing.assert_close(upscaler(lq, refs, tile=26), whole, rtol=0, atol=0)
 

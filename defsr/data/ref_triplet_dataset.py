@@ -77,13 +77,13 @@ class RefTripletDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | list[Tensor] | str]:
         entry = self.entries[index]
-        item = self._read_aligned(entry)
+        item = dict(self._centre(self._read_aligned(entry)))
         chosen = range(len(entry.refs))
         draw = None
         if self.options.is_train:
             draw = draw_item(self.options.use_hflip, self.options.use_rot, self.options.ref_augment)
             chosen = [draw.pick(entry.refs)]
-        refs = [self._read_ref(entry, i, item['lq']) for i in chosen]
+        refs = [self._centre(self._read_ref(entry, i, item['lq'])) for i in chosen]
         if draw is not None:
             item = self._crop_aligned(item, draw, entry)
             refs = [self._crop_ref(ref, draw) for ref in refs]
@@ -194,6 +194,16 @@ class RefTripletDataset(Dataset):
         ref = _fit(ref, height, width, self.options.scale - 1, what)
         return {'ref': ref, 'ref_de': ref_de}
 
+    def _centre(self, images: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The middle of ``center_crop``, cut on the grid of ``lq``."""
+        side, scale = self.options.center_crop, self.options.scale
+        if not side or (self.options.ref_is_lq and 'ref' in images):  # a copy of lq, which is cut
+            return images
+        return {
+            name: _middle(image, side // scale, 1 if name == 'lq' else scale)
+            for name, image in images.items()
+        }
+
     def _crop_aligned(
         self, images: Mapping[str, Tensor], draw: ItemDraw, entry: _Entry
     ) -> dict[str, Tensor]:
@@ -233,6 +243,16 @@ def _fit(image: Tensor, height: int, width: int, play: int, what: str) -> Tensor
             f'{at_most}. Check scale and the dataroot_* options.'
         )
     return image[..., :height, :width]
+
+
+def _middle(image: Tensor, number: int, cell: int) -> Tensor:
+    """The middle of an image: at most ``number`` cells of that side each way, on their grid."""
+    spans = []
+    for size in image.shape[-2:]:
+        keep = min(number, size // cell)
+        first = (size // cell - keep) // 2
+        spans.append(slice(first * cell, (first + keep) * cell))
+    return image[..., spans[0], spans[1]]
 
 
 def _contiguous(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

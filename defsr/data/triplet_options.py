@@ -39,6 +39,7 @@ OWN_KEYS = {
     'ref_size',
     'degradation',
     'max_megapixels',
+    'center_crop',
 }
 
 
@@ -52,6 +53,7 @@ class TripletOptions:
         ref_is_lq: ``dataroot_ref: lq``, the input serves as its own reference.
         gt_size, ref_size: sides of the training crops; 0 outside training.
         max_megapixels: larger images are refused.
+        center_crop: side of what is left of larger images outside training; 0: all.
     """
 
     block: str
@@ -68,6 +70,7 @@ class TripletOptions:
     ref_augment: str
     degradation: str
     max_megapixels: float
+    center_crop: int
 
     @classmethod
     def from_opt(cls, opt: Mapping[str, object]) -> TripletOptions:
@@ -107,6 +110,7 @@ class TripletOptions:
             ref_augment=_choice(block, opt, 'ref_augment', REF_AUGMENTS),
             degradation=_choice(block, opt, 'degradation', DEGRADATIONS),
             max_megapixels=_megapixels(block, opt),
+            center_crop=_center_crop(block, opt, scale, is_train),
         )
 
 
@@ -117,6 +121,16 @@ def _choice(block: str, opt: Mapping[str, object], key: str, choices: tuple):
 
 def _megapixels(block: str, opt: Mapping[str, object]) -> float:
     return check_above(f'{block}:max_megapixels', opt.get('max_megapixels', MAX_MEGAPIXELS), 0)
+
+
+def _center_crop(block: str, opt: Mapping[str, object], scale: int, is_train: bool) -> int:
+    if opt.get('center_crop') is None:
+        return 0
+    if is_train:
+        raise ValueError(
+            f'{block}:center_crop is for val and test only. Training cuts at random: set gt_size.'
+        )
+    return _crop_side(block, 'center_crop', opt['center_crop'], scale)
 
 
 def _crop_side(block: str, key: str, value: object, scale: int) -> int:

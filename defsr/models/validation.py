@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from os import path as osp
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
@@ -81,17 +82,20 @@ def _measure(model: DEFModel, metrics: Mapping[str, Mapping], with_bicubic: bool
     if model.gt is None:
         return {}
     gt = tensor2img(model.gt)
-    row = _metric_values(tensor2img(model.output), gt, metrics)
+    row = metric_values(tensor2img(model.output), gt, metrics)
     if with_bicubic:
         start = time.perf_counter()
         bicubic = upsample_bicubic(model.lq, model.opt['scale'])
         row['bicubic_seconds'] = time.perf_counter() - start
-        values = _metric_values(tensor2img(bicubic), gt, metrics)
+        values = metric_values(tensor2img(bicubic), gt, metrics)
         row.update({f'bicubic_{key}': value for key, value in values.items()})
     return row
 
 
-def _metric_values(image, gt, metrics: Mapping[str, Mapping]) -> dict[str, float]:
+def metric_values(
+    image: np.ndarray, gt: np.ndarray, metrics: Mapping[str, Mapping]
+) -> dict[str, float]:
+    """BasicSR's metrics of an image, (H,W,3) BGR uint8 as ``gt``; ValueError if it is too small."""
     for name, opt in metrics.items():
         smallest = 2 * opt.get('crop_border', 0) + SMALLEST.get(opt['type'], 1)
         if min(gt.shape[:2]) < smallest:

@@ -1,0 +1,51 @@
+"""How sure a difference of two methods is: the paired bootstrap over images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Difference(NamedTuple):
+    """Mean difference and the interval that holds the given share of resampled means."""
+
+    mean: float
+    low: float
+    high: float
+    number: int
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether the interval leaves no doubt about the sign. Never with a single image."""
+        return self.number > 1 and (self.low > 0 or self.high < 0)
+
+
+def paired_bootstrap(
+    differences: Sequence[float], samples: int = 10000, seed: int = 0, level: float = 0.95
+) -> Difference:
+    """Percentile interval of the mean difference, by resampling images with replacement.
+
+    Args:
+        differences: one per image, the same image under both methods; in dB, say.
+        samples: number of resamples, >= 1.
+        seed: of the resampling, >= 0.
+        level: share of the resampled means inside the interval, 0..1.
+
+    Returns:
+        The mean, the interval and the number of images. With one image the interval is the mean.
+
+    Raises:
+        ValueError: without differences, and for values out of range.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if not values.size:
+        raise ValueError('There is no image that both methods have restored.')
+    if samples < 1 or not 0 < level < 1:
+        raise ValueError(f'samples is {samples} and level {level}; must be >= 1 and in 0..1.')
+    picks = np.random.default_rng(seed).integers(values.size, size=(samples, values.size))
+    means = values[picks].mean(axis=1)
+    tail = 50 * (1 - level)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Difference(float(values.mean()), float(low), float(high), values.size)
