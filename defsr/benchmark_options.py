@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from defsr.archs.match_keys import MATCH_OPTIONS
 from defsr.data.triplet_options import TripletOptions
 from defsr.options_check import check_run
 from defsr.utils.checks import check_at_least, check_block, check_choice, check_int, check_keys
@@ -21,8 +22,7 @@ PLAIN = ('bicubic', 'pinv')
 SINGLE_IMAGE = ('SRModel', 'SRGANModel', 'ESRGANModel')
 # What of a row's option file decides its images.
 DECISIVE = (
-    'model_type', 'scale', 'match_key', 'match_search', 'match_check', 'network_e', 'network_t',
-    'network_g',
+    'model_type', 'scale', *MATCH_OPTIONS, 'network_e', 'network_t', 'network_g',
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from basicsr.utils.registry import (
     MODEL_REGISTRY,
 )
 
-from defsr.archs.pipeline import MATCH_KEYS, SEARCHES
+from defsr.archs.match_keys import MATCH_OPTIONS, check_patch_size, key_weights
+from defsr.archs.pipeline import SEARCHES
 from defsr.data.triplet_options import TripletOptions
 from defsr.ops.match_check import CHECKS
 from defsr.utils.checks import (
@@ -39,8 +40,8 @@ from defsr.utils.option_blocks import (
 from defsr.utils.paths import find_pretrained
 
 TOP_KEYS = (
-    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'match_key', 'match_search',
-    'match_check', 'check_cache', 'datasets', 'path', 'train', 'val', 'logger', 'dist_params',
+    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', *MATCH_OPTIONS, 'check_cache',
+    'datasets', 'path', 'train', 'val', 'logger', 'dist_params',
     'find_unused_parameters', 'network_g', 'network_d', 'network_e', 'network_t',
 )  # fmt: skip
 FILLED_KEYS = (
@@ -56,9 +57,7 @@ PATH_KEYS = (
 PATH_KEYS_OF_NETWORKS = ('pretrain_network', 'param_key', 'strict_load')
 DIST_KEYS = ('backend', 'port', 'timeout')
 INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser')
-MATCH_CHOICES = {
-    'match_key': MATCH_KEYS, 'match_search': tuple(SEARCHES), 'match_check': CHECKS,
-}  # fmt: skip
+MATCH_CHOICES = {'match_search': tuple(SEARCHES), 'match_check': CHECKS}
 OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
@@ -111,6 +110,8 @@ def _check_top(opt: Mapping[str, object]) -> str:
     for key, choices in MATCH_CHOICES.items():
         if key in opt:
             check_choice(key, opt[key], choices)
+    key_weights(opt.get('match_key', 'ref'))
+    check_patch_size(opt.get('match_patch_size', 3))
     check_choice('check_cache', opt.get('check_cache', True), (True, False))
     return model_type
 

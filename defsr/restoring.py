@@ -136,15 +136,8 @@ class ReferenceRestorer:
                 f'path:pretrain_network_e is missing in {file}, but the network in '
                 f'{type(net_e).__name__} needs weights. Give them.'
             )
-        self.pipeline = RefSRPipeline(
-            net_e,
-            build_frozen(opt['network_t'], device),
-            opt.get('match_key', 'ref'),
-            degradation,
-            self.scale,
-            opt.get('match_search', 'exact'),
-            opt.get('match_check', 'none'),
-        )
+        net_t = build_frozen(opt['network_t'], device)
+        self.pipeline = RefSRPipeline.from_opt(opt, net_e, net_t, degradation)
 
     def __call__(
         self,

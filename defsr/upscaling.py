@@ -11,6 +11,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.archs.match_keys import MATCH_OPTIONS
 from defsr.archs.pipeline import StageProgress
 from defsr.ops.resize import upsample_bicubic
 from defsr.restoring import MIN_TILE, ReferenceRestorer
@@ -21,8 +22,7 @@ from defsr.utils.paths import REPOSITORY
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
 NETWORK_KEYS = (
-    'scale', 'match_key', 'match_search', 'match_check', 'degradation', 'network_e', 'network_t',
-    'network_g', 'path',
+    'scale', *MATCH_OPTIONS, 'degradation', 'network_e', 'network_t', 'network_g', 'path',
 )  # fmt: skip
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0

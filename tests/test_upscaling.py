@@ -15,7 +15,7 @@ from caches import DENOISER, write_prior
 from defsr import upscaling
 from defsr.archs.pipeline import STAGES
 from defsr.ops.resize import upsample_bicubic
-from defsr.upscaling import Upscaler, limit_references, load_weights, pick_device, upscale
+from defsr.upscaling import Upscaler, limit_references, pick_device, upscale
 from defsr.utils.image_io import from_levels, to_grey
 from defsr.utils.options import load_options
 
@@ -266,17 +266,17 @@ def test_weights_that_cannot_be_used(tmp_path, network):
     state = net.state_dict()
     state.popitem()
     torch.save({'params': state}, tmp_path / 'short.pth')
-    message = '--weights is .*of another architecture than network_g of upscale.yml: 1 missing'
+    message = '--weights is .*of another architecture than network_g of .*: 1 missing'
     with pytest.raises(ValueError, match=message):
-        load_weights(net, tmp_path / 'short.pth')
+        Upscaler(tmp_path / 'short.pth', 'cpu', network)
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(ValueError, match='--weights is .*holds a list, expected a state dict'):
-        load_weights(net, tmp_path / 'list.pth')
+        Upscaler(tmp_path / 'list.pth', 'cpu', network)
     torch.save({'params': Path('x')}, tmp_path / 'code.pth')
     (tmp_path / 'text.pth').write_text('hello')
     for name in ('code.pth', 'text.pth'):
         with pytest.raises(ValueError, match='is no PyTorch file of plain tensors'):
-            load_weights(net, tmp_path / name)
+            Upscaler(tmp_path / name, 'cpu', network)
     with pytest.raises(FileNotFoundError, match='pretrain_network_g is not_there.pth, which does'):
         Upscaler()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from defsr.archs.match_keys import MATCH_OPTIONS, MatchKey, check_patch_size, key_weights, mixed_key
 from defsr.archs.texture_maps import (
     features_of_tile,
     stacked_features,
@@ -25,8 +26,6 @@ from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_choice
 from defsr.utils.levels import round_to_8_bit
 
-MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
-MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
 DEGRADATIONS = {'matlab': downsample_bicubic, 'pil': downsample_pil}
 SEARCHES = {'exact': match_patches, 'coarse_to_fine': match_coarse_to_fine}
 MATCH_LEVEL = 'relu3_1'
@@ -92,7 +91,8 @@ class RefSRPipeline:
         net_t: texture extractor, ``img -> {level: feature}``.
         match_key: what the query is matched against: the reference as it is (``ref``, the
             paper), degraded and interpolated (``ref_down_up``, TTSR) or degraded and enhanced
-            (``ref_enhanced``). Textures always come from the untouched reference.
+            (``ref_enhanced``), or several of them with weights, as ``{ref_enhanced: 1.0,
+            ref: 0.5}``, see ``mixed_key``. Textures always come from the untouched reference.
         degradation: how a reference is degraded for the last two: ``matlab`` or ``pil`` bicubic.
         scale: LR to HR; 4.
         match_search: ``exact``, or ``coarse_to_fine`` for very large pairs: a fraction of the
@@ -100,6 +100,7 @@ class RefSRPipeline:
         match_check: what happens to the confidence of a match whose own match lies elsewhere:
             nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
             takes a second search, from the references to the input.
+        match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
 
     Raises:
         ValueError: for another value of these.
@@ -109,19 +110,29 @@ class RefSRPipeline:
         self,
         net_e: nn.Module,
         net_t: nn.Module,
-        match_key: MatchKey = 'ref',
+        match_key: MatchKey | Mapping[MatchKey, float] = 'ref',
         degradation: str = 'matlab',
         scale: int = 4,
         match_search: str = 'exact',
         match_check: str = 'none',
+        match_patch_size: int = 3,
     ) -> None:
         self.net_e = net_e
         self.net_t = net_t
-        self.match_key = check_choice('match_key', match_key, MATCH_KEYS)
+        self.match_key = key_weights(match_key)
         self.degrade = DEGRADATIONS[check_choice('degradation', degradation, DEGRADATIONS)]
         self.scale = scale
         self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
         self.match_check = check_choice('match_check', match_check, CHECKS)
+        self.patch_size = check_patch_size(match_patch_size)
+
+    @classmethod
+    def from_opt(
+        cls, opt: Mapping[str, object], net_e: nn.Module, net_t: nn.Module, degradation: str
+    ) -> RefSRPipeline:
+        """With the ``match_*`` options and the scale of an option file."""
+        options = {key: opt[key] for key in MATCH_OPTIONS if key in opt}
+        return cls(net_e, net_t, degradation=degradation, scale=opt['scale'], **options)
 
     @torch.no_grad()
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
@@ -143,11 +154,15 @@ class RefSRPipeline:
         """
         refs = [self._trim(ref) for ref in refs]
         feat_ref = stacked_features(self.net_t, refs)
-        key = feat_ref[MATCH_LEVEL]
-        if self.match_key != 'ref':
-            ref_des = ref_des or [self._soften(ref) for ref in refs]
-            images = [self._trim(image) for image in ref_des]
-            key = stacked_features(self.net_t, images, [MATCH_LEVEL])[MATCH_LEVEL]
+        keys = {}
+        for name in self.match_key:
+            if name == 'ref':
+                keys[name] = feat_ref[MATCH_LEVEL]
+                continue
+            given = ref_des if name == 'ref_enhanced' else None
+            images = [self._trim(image) for image in given or [self._soften(r, name) for r in refs]]
+            keys[name] = stacked_features(self.net_t, images, [MATCH_LEVEL])[MATCH_LEVEL]
+        key = mixed_key(keys, self.match_key)
         return ReferenceKeys(feat_ref, key, stacked_mask(refs), stacked_rows(refs))
 
     @torch.no_grad()
@@ -162,9 +177,10 @@ class RefSRPipeline:
     ) -> tuple[Tensor, Tensor]:
         """Index and confidence (N,h,w) of query features, checked if asked for."""
         key, mask = references.key, references.mask
-        index, confidence = self.search(query, key, key_mask=mask, progress=progress)
+        options = {'patch_size': self.patch_size, 'progress': progress}
+        index, confidence = self.search(query, key, key_mask=mask, **options)
         if self.match_check != 'none':
-            back_index, _ = self.search(key, query, progress=progress)
+            back_index, _ = self.search(key, query, **options)
             distance = round_trip_distance(index, back_index)
             confidence = checked_confidence(confidence, distance, self.match_check)
         return index, confidence
@@ -247,10 +263,10 @@ class RefSRPipeline:
             report('restore', number, len(tiles))
         return Restoration(sr, de, index, confidence, winner, key_size)
 
-    def _soften(self, ref: Tensor) -> Tensor:
+    def _soften(self, ref: Tensor, match_key: MatchKey) -> Tensor:
         """The reference as the LR image sees its scene: degraded as data are, then enlarged."""
         small = round_to_8_bit(self.degrade(ref, self.scale))
-        if self.match_key == 'ref_down_up':
+        if match_key == 'ref_down_up':
             return upsample_bicubic(small, self.scale).clamp(0, 1)
         return self.enhance(small)
 

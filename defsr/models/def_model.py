@@ -13,6 +13,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.match_keys import key_weights
 from defsr.archs.pipeline import RefSRPipeline, memory_format_on
 from defsr.data.cache_record import KINDS, check_caches
 from defsr.losses.gradient_penalty import gradient_penalty
@@ -39,9 +40,10 @@ class DEFModel(SRGANModel):
     reconstruction alone for ``train:rec_only_epochs`` passes over the data, then with the
     perceptual and the adversarial one.
 
-    Options of its own: ``match_key``, ``match_search``, ``match_check``, ``check_cache``,
-    ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}`` and ``val:{save_maps,
-    save_comparison, compare_bicubic, tb_images, tile}``; see ``options/train_DEF_x4.yml`` for each.
+    Options of its own: ``match_key``, ``match_search``, ``match_check``, ``match_patch_size``,
+    ``check_cache``, ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}`` and
+    ``val:{save_maps, save_comparison, compare_bicubic, tb_images, tile}``; see
+    ``options/train_DEF_x4.yml`` for each.
     """
 
     def __init__(self, opt: dict) -> None:
@@ -58,15 +60,7 @@ class DEFModel(SRGANModel):
         self._check_enhancer(opt)
         if opt.get('check_cache', True):
             self._check_caches(opt['datasets'])
-        self.pipeline = RefSRPipeline(
-            self.net_e,
-            self.net_t,
-            opt.get('match_key', 'ref'),
-            self.degradation,
-            opt['scale'],
-            opt.get('match_search', 'exact'),
-            opt.get('match_check', 'none'),
-        )
+        self.pipeline = RefSRPipeline.from_opt(opt, self.net_e, self.net_t, self.degradation)
 
     # -- building ------------------------------------------------------------------------------
 
@@ -104,7 +98,7 @@ class DEFModel(SRGANModel):
             return
         train = opt['datasets'].get('train', {})
         needed = ['dataroot_de']
-        if opt.get('match_key') == 'ref_enhanced':
+        if 'ref_enhanced' in key_weights(opt.get('match_key', 'ref')):
             needed.append('dataroot_ref_de')
         for key in needed:
             if not train.get(key):

@@ -17,14 +17,12 @@ class OptionLoader(yaml.SafeLoader):
 
 
 def _construct_mapping(loader: OptionLoader, node: yaml.MappingNode) -> OrderedDict:
-    loader.flatten_mapping(node)
-    pairs = loader.construct_pairs(node, deep=True)
-    mapping = OrderedDict(pairs)
-    if len(mapping) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+    own = [key.value for key, _ in node.value]
+    twice = next((key for key in own if own.count(key) > 1), None)
+    if twice is not None:
         raise ValueError(f'Option `{twice}` is given twice in one block{node.start_mark}.')
-    return mapping
+    loader.flatten_mapping(node)  # of `<<: *other`, whose keys the block's own may replace
+    return OrderedDict(loader.construct_pairs(node, deep=True))
 
 
 OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)

@@ -8,7 +8,8 @@ from basicsr.archs import build_network
 from torch.nn import functional as F
 
 from defsr.archs import texture_maps
-from defsr.archs.pipeline import MATCH_KEYS, RefSRPipeline
+from defsr.archs.match_keys import MATCH_KEYS
+from defsr.archs.pipeline import RefSRPipeline
 from defsr.archs.texture_maps import stacked_features
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
 
@@ -95,6 +96,44 @@ def test_keys(stereo, extractor):
     assert torch.equal(features['ref'], plain['relu3_1'])
     assert torch.equal(features['ref_down_up'], soft)
     assert torch.equal(features['ref_enhanced'], soft), 'the enhancer here is bicubic'
+
+
+def test_a_mixture_of_keys(stereo, extractor):
+    """Each map counts by its weight, not by its length; a weight alone changes nothing."""
+    ref = stereo[1][..., 100:164, 200:296]
+    enhancer = build_network({'type': 'BicubicEnhancer'})
+
+    def key_of(match_key):
+        return RefSRPipeline(enhancer, extractor, match_key).prepare([ref]).key
+
+    plain, soft = key_of('ref'), key_of('ref_down_up')
+    assert torch.equal(key_of({'ref_down_up': 0.3}), soft)
+    expected = sum(w * x / x.square().mean().sqrt() for w, x in ((1.0, soft), (0.5, plain)))
+    mixed = key_of({'ref_down_up': 1.0, 'ref': 0.5})
+    torch.testing.assert_close(mixed, expected)
+    assert torch.equal(key_of('ref'), plain), 'nothing was changed in place'
+    for bad, message in (
+        ({}, 'match_key is empty'),
+        ({'reff': 1.0}, 'match_key is .reff.'),
+        ({'ref': 0.0}, 'match_key:ref is 0.0, but must be above 0'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            key_of(bad)
+
+
+def test_the_patch_size_is_the_search_s(stereo, extractor):
+    left, right = stereo
+    gt, ref = left[..., 100:148, 200:264], right[..., 100:148, 180:244]
+    enhancer = build_network({'type': 'BicubicEnhancer'})
+    for size in (1, 5):
+        pipeline = RefSRPipeline(enhancer, extractor, match_patch_size=size)
+        found = pipeline.align(gt, pipeline.prepare([ref]))
+        maps = extractor(gt)['relu3_1'], extractor(ref)['relu3_1']
+        index, confidence = match_patches(*maps, size)
+        assert torch.equal(found.index, index) and torch.equal(found.confidence, confidence)
+    for bad in (0, 2, 2.5):
+        with pytest.raises(ValueError, match='match_patch_size is'):
+            RefSRPipeline(enhancer, extractor, match_patch_size=bad)
 
 
 def test_several_references_share_one_index_space(stereo, pipeline):

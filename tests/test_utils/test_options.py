@@ -42,6 +42,11 @@ def test_a_number_that_yaml_reads_as_text_is_refused(number):
         parse_yaml(f'train: {{lr: {number}}}')
 
 
+def test_a_block_may_be_merged_and_changed():
+    text = 'one: &one {a: 1, b: 2}\ntwo: {<<: *one, b: 3}\n'
+    assert parse_yaml(text) == {'one': {'a': 1, 'b': 2}, 'two': {'a': 1, 'b': 3}}
+
+
 def test_a_repeated_key_is_refused():
     with pytest.raises(ValueError, match='`lr` is given twice'):
         parse_yaml('train:\n  lr: 1\n  lr: 2\n')
