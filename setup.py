@@ -38,6 +38,7 @@ setup(
             'defsr-upscale = defsr.tools.upscale:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
+            'defsr-plot-training = defsr.tools.plot_training:main',
         ]
     },
     classifiers=[

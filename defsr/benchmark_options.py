@@ -19,7 +19,6 @@ TOP_KEYS = (
 )  # fmt: skip
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
 PLAIN = ('bicubic', 'pinv')
-SINGLE_IMAGE = ('SRModel', 'SRGANModel', 'ESRGANModel')
 # What of a row's option file decides its images.
 DECISIVE = (
     'model_type', 'scale', *MATCH_OPTIONS, 'network_e', 'network_t', 'network_g',

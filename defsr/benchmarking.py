@@ -17,11 +17,11 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
-from defsr.benchmark_options import DECISIVE, SINGLE_IMAGE, Benchmark, Method
+from defsr.benchmark_options import DECISIVE, Benchmark, Method
 from defsr.diffusion.operators import BicubicDownsample
 from defsr.models.validation import metric_values
 from defsr.ops.resize import upsample_bicubic
-from defsr.restoring import ReferenceRestorer, Restorer, SingleImageRestorer
+from defsr.restoring import Restorer, build_restorer
 from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import digest_of, digest_of_file, plain
@@ -112,7 +112,7 @@ def fingerprint(method: Method, benchmark: Benchmark) -> dict[str, object]:
     return head | {'opt': plain(opt), 'weights': digests} | tiles
 
 
-def build_restorer(method: Method, benchmark: Benchmark, degradation: str) -> Restorer:
+def restorer_of(method: Method, benchmark: Benchmark, degradation: str) -> Restorer:
     """A method's networks with their weights.
 
     Raises:
@@ -122,18 +122,15 @@ def build_restorer(method: Method, benchmark: Benchmark, degradation: str) -> Re
     if method.plain:
         return Plain(method.plain, benchmark.scale, degradation)
     use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
-    device = torch.device('cuda' if use_cuda else 'cpu')
-    tiles = {'tile': benchmark.tile, 'overlap': benchmark.overlap}
-    kind = method.opt.get('model_type')
-    if kind in SINGLE_IMAGE:
-        return SingleImageRestorer(method.opt, method.weights, device, **tiles)
-    if kind == 'DEFModel':
-        more = {'degradation': degradation, 'file': method.file}
-        option = f'methods:{method.label}:weights'
-        return ReferenceRestorer(method.opt, method.weights, device, **tiles, **more, option=option)
-    raise ValueError(
-        f'{method.file} has model_type {kind!r}, but the benchmark knows DEFModel and '
-        f'{list(SINGLE_IMAGE)} only.'
+    return build_restorer(
+        method.opt,
+        method.weights,
+        torch.device('cuda' if use_cuda else 'cpu'),
+        degradation=degradation,
+        tile=benchmark.tile,
+        overlap=benchmark.overlap,
+        option=f'methods:{method.label}:weights',
+        file=method.file,
     )
 
 
@@ -200,7 +197,7 @@ class Runner:
                 degradation = self.benchmark.datasets[name].get('degradation', 'matlab')
                 for row in rows:
                     if degradation not in restorers:
-                        made = build_restorer(method, self.benchmark, degradation)
+                        made = restorer_of(method, self.benchmark, degradation)
                         restorers[degradation] = made
                     bar.set_description(f'{method.label}, {name}')
                     try:

@@ -16,7 +16,7 @@ from defsr.ops.tiles import make_tiles
 from defsr.utils.weights import check_same_layout, read_weights
 
 MIN_TILE = 16
-Path_ = str | Path
+SINGLE_IMAGE = ('SRModel', 'SRGANModel', 'ESRGANModel')
 
 
 class Restorer(Protocol):
@@ -33,7 +33,7 @@ class Restorer(Protocol):
         ...
 
 
-def load_weights(net: nn.Module, file: Path_, option: str, network: str) -> None:
+def load_weights(net: nn.Module, file: str | Path, option: str, network: str) -> None:
     """Load a checkpoint strictly, the EMA weights if it has them.
 
     Args:
@@ -65,20 +65,23 @@ class SingleImageRestorer:
         device: where to run.
         tile: inner side of a tile in LR pixels; None for one piece.
         overlap: context around a tile in LR pixels.
+        option, file: what the user sets to ``weights`` and where ``opt`` comes from, for messages.
     """
 
     def __init__(
         self,
         opt: Mapping[str, object],
-        weights: Path_,
+        weights: str | Path,
         device: torch.device,
         *,
         tile: int | None = 96,
         overlap: int = 16,
+        option: str = 'weights',
+        file: str = 'the option file',
     ) -> None:
         self.scale, self.device, self.tile, self.overlap = opt['scale'], device, tile, overlap
         self.net_g = build_frozen(opt['network_g'], device)
-        load_weights(self.net_g, weights, 'weights', 'network_g')
+        load_weights(self.net_g, weights, option, f'network_g of {Path(file).name}')
         self.num_parameters = count_parameters(self.net_g)
 
     @torch.no_grad()
@@ -115,7 +118,7 @@ class ReferenceRestorer:
     def __init__(
         self,
         opt: Mapping[str, object],
-        weights: Path_,
+        weights: str | Path,
         device: torch.device,
         *,
         degradation: str = 'matlab',
@@ -162,6 +165,32 @@ class ReferenceRestorer:
     def _take(self, image: Tensor) -> Tensor:
         layout = memory_format_on(self.device)
         return image.to(self.device, torch.float32, memory_format=layout)
+
+
+def build_restorer(
+    opt: Mapping[str, object],
+    weights: str | Path,
+    device: torch.device,
+    *,
+    degradation: str = 'matlab',
+    tile: int | None = 96,
+    overlap: int = 16,
+    option: str = 'weights',
+    file: str = 'the option file',
+) -> Restorer:
+    """The restorer of an option file of a training or a test, by its ``model_type``.
+
+    Arguments and errors as ``ReferenceRestorer``; ValueError also for another kind of model.
+    """
+    more = {'tile': tile, 'overlap': overlap, 'option': option, 'file': file}
+    kind = opt.get('model_type')
+    if kind in SINGLE_IMAGE:
+        return SingleImageRestorer(opt, weights, device, **more)
+    if kind == 'DEFModel':
+        return ReferenceRestorer(opt, weights, device, degradation=degradation, **more)
+    raise ValueError(
+        f'{file} has model_type {kind!r}, but must have DEFModel or one of {list(SINGLE_IMAGE)}.'
+    )
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -11,10 +11,10 @@ matching.
 
 Queries: bicubic, A_pinv y, I_DE of DDNM, of ``SISREnhancer`` (``--sisr``), of DDNM started from the
 latter's image, GT. Keys: the reference, reduced and interpolated, reduced and enhanced as the
-query was. Beside single similarities the sums of two, and the mean of two keys' features.
-``AUC`` (first table's settings, pooled over the pairs): how well the confidence tells right
-matches from wrong ones, as the cosine is, or as its margin over the best match farther than one
-position away.
+query was; mixtures of keys (``match_key`` as a block); patches of 3x3 and 5x5
+(``match_patch_size``); sums of the cosines of two searches. ``AUC``: how well the confidence tells
+right matches from wrong ones, as the cosine is, and as its margin over the best match farther than
+one position away.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from defsr.archs.match_keys import mixed_key
 from defsr.archs.pipeline import MATCH_LEVEL
 from defsr.archs.sisr_enhancer_arch import SISREnhancer
 from defsr.data.image_source import ImageSource
 from defsr.diffusion import BicubicDownsample, ddnm_sample, from_signed, to_signed
+from defsr.ops.matching import match_patches
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
 from defsr.utils.figures import save_figure
@@ -51,20 +53,37 @@ from defsr.utils.options import load_options
 SIZE = (256, 320)
 OPERATOR = BicubicDownsample(4)
 SISR_OPTIONS = 'options/small/EDSR_x4.yml'
-TTSR = ('bicubic', 'ref_down_up')
-Pick = tuple[str, str]  # query, key
-# Beside each query with each key: sums of cosines, and cosines to the mean of two keys' features.
-SUMS: dict[str, tuple[Pick, Pick]] = {
-    'sum: SISR / ref, SISR / ref_enhanced': (('SISR', 'ref'), ('SISR', 'ref_enhanced')),
-    'sum: SISR / ref, bicubic / ref_down_up': (('SISR', 'ref'), TTSR),
-    'sum: SISR / ref_enhanced, bicubic / ref_down_up': (('SISR', 'ref_enhanced'), TTSR),
-    'sum: DDNM / ref, DDNM / ref_enhanced': (('DDNM', 'ref'), ('DDNM', 'ref_enhanced')),
-}
-MEANS: dict[str, tuple[str, tuple[str, str]]] = {
-    'mean: SISR / ref, ref_enhanced': ('SISR', ('ref', 'ref_enhanced')),
-    'mean: DDNM / ref, ref_enhanced': ('DDNM', ('ref', 'ref_enhanced')),
-    'mean: bicubic / ref, ref_down_up': ('bicubic', ('ref', 'ref_down_up')),
-}
+TTSR = 'bicubic / ref_down_up'
+MIXTURE = {'ref_enhanced': 1.0, 'ref': 0.5}
+# Beside each query with each key in 3x3 patches: query, keys with their weights, patch size.
+MORE: tuple[tuple[str, dict[str, float], int], ...] = (
+    ('SISR', MIXTURE, 3),
+    ('bicubic', {'ref_down_up': 1.0}, 5),
+    ('DDNM', {'ref_enhanced': 1.0}, 5),
+    ('SISR', {'ref': 1.0}, 5),
+    ('SISR', {'ref_enhanced': 1.0}, 5),
+    ('DDNM', MIXTURE, 5),
+    ('SISR', MIXTURE, 5),
+)
+# Sums of the cosines of two searches: (query, key, weight) twice, and the patch size.
+SUMS: dict[str, tuple[tuple[tuple[str, str, float], ...], int]] = {
+    'sum: SISR / ref_enhanced, bicubic / ref_down_up': (
+        (('SISR', 'ref_enhanced', 1.0), ('bicubic', 'ref_down_up', 1.0)), 3,
+    ),
+    'sum: SISR / ref_enhanced, 0.5 SISR / ref': (
+        (('SISR', 'ref_enhanced', 1.0), ('SISR', 'ref', 0.5)), 3,
+    ),
+    'sum: SISR / ref_enhanced, 0.5 SISR / ref, 5x5': (
+        (('SISR', 'ref_enhanced', 1.0), ('SISR', 'ref', 0.5)), 5,
+    ),
+}  # fmt: skip
+# Whose confidence is judged: query, keys, patch size.
+JUDGED = (
+    ('bicubic', {'ref_down_up': 1.0}, 3),
+    ('SISR', {'ref': 1.0}, 3),
+    ('SISR', {'ref_enhanced': 1.0}, 3),
+    ('SISR', MIXTURE, 5),
+)
 Enhance = Callable[[Tensor], Tensor]
 
 
@@ -96,8 +115,8 @@ def enhancers(sisr_options: str, sisr_weights: str | None) -> dict[str, Enhance]
     }
 
 
-class Similarities:
-    """Cosines of every query patch with every key patch of one pair, each made once.
+class Pair:
+    """Features of one pair, and its matches by any query and keys.
 
     Args:
         net_t: texture extractor.
@@ -108,7 +127,7 @@ class Similarities:
     def __init__(
         self, net_t: nn.Module, images: Mapping[str, Enhance], gt: Tensor, ref: Tensor
     ) -> None:
-        self.net_t, self.images = net_t, images
+        self.net_t = net_t
         lq, small = lq_of(gt), lq_of(ref)
         self.query = {name: self._feature(make(lq)) for name, make in images.items()}
         self.query['GT'] = self._feature(gt)
@@ -117,43 +136,46 @@ class Similarities:
             self.key[name, 'ref_enhanced'] = self._feature(make(small))
         self.key['', 'ref_down_up'] = self.key['bicubic', 'ref_enhanced']
         self.size = self.query['GT'].shape[-2:]
-        self.width = self.key['', 'ref'].shape[-1]
-        self._known: dict[Pick, Tensor] = {}
+        self.height, self.width = self.key['', 'ref'].shape[-2:]
 
     def _feature(self, image: Tensor) -> Tensor:
         return self.net_t(image.clamp(0, 1))[MATCH_LEVEL]
 
-    def _key(self, query: str, key: str) -> Tensor:
-        return self.key[query if key == 'ref_enhanced' else '', key]
+    def mixed(self, query: str, keys: Mapping[str, float]) -> Tensor:
+        """The map that a query is matched against."""
+        maps = {key: self.key[query if key == 'ref_enhanced' else '', key] for key in keys}
+        return mixed_key(maps, keys)
 
-    def __call__(self, query: str, key: str) -> Tensor:
-        """(h*w, h'*w') cosines."""
-        if (query, key) not in self._known:
-            self._known[query, key] = _cosines(self.query[query], self._key(query, key))
-        return self._known[query, key]
+    def index(self, query: str, keys: Mapping[str, float], patch_size: int) -> Tensor:
+        """(h,w) flat index into the reference."""
+        return match_patches(self.query[query], self.mixed(query, keys), patch_size)[0][0]
 
-    def mean_key(self, query: str, keys: tuple[str, str]) -> Tensor:
-        """The same with the mean of two keys' features, brought to one length."""
-        features = [self._key(query, key) for key in keys]
-        mean = sum(x / x.square().mean().sqrt() for x in features)
-        return _cosines(self.query[query], mean)
+    def cosines(self, query: str, keys: Mapping[str, float], patch_size: int) -> Tensor:
+        """(h*w, h'*w') of every query patch with every key patch."""
+        patches = [
+            F.normalize(F.unfold(x, patch_size, padding=patch_size // 2)[0], dim=0)
+            for x in (self.query[query], self.mixed(query, keys))
+        ]
+        return patches[0].T @ patches[1]
 
-    def all(self) -> Iterator[tuple[str, Tensor]]:
-        """Every setting's label and cosines."""
+    def matches(self) -> Iterator[tuple[str, Tensor]]:
+        """Every setting's label and index (h,w)."""
         for query in self.query:
             for key in ('ref', 'ref_down_up', 'ref_enhanced'):
                 if key == 'ref_enhanced' and query in ('GT', 'bicubic'):
                     continue  # GT is not enhanced; bicubic's is ref_down_up
-                yield f'{query} / {key}', self(query, key)
-        for label, picks in SUMS.items():
-            yield label, sum(self(*pick) for pick in picks)
-        for label, (query, keys) in MEANS.items():
-            yield label, self.mean_key(query, keys)
+                yield label_of(query, {key: 1.0}, 3), self.index(query, {key: 1.0}, 3)
+        for setting in MORE:
+            yield label_of(*setting), self.index(*setting)
+        for label, (terms, patch_size) in SUMS.items():
+            total = sum(w * self.cosines(q, {key: 1.0}, patch_size) for q, key, w in terms)
+            yield label, total.argmax(dim=1).view(self.size)
 
 
-def _cosines(query: Tensor, key: Tensor) -> Tensor:
-    patches = [F.normalize(F.unfold(x, 3, padding=1)[0], dim=0) for x in (query, key)]
-    return patches[0].T @ patches[1]
+def label_of(query: str, keys: Mapping[str, float], patch_size: int) -> str:
+    """A setting's name in the tables."""
+    names = ' + '.join(key if weight == 1 else f'{weight:g} {key}' for key, weight in keys.items())
+    return f'{query} / {names}{"" if patch_size == 3 else f", {patch_size}x{patch_size}"}'
 
 
 def margin(cosines: Tensor, width: int) -> Tensor:
@@ -166,37 +188,37 @@ def margin(cosines: Tensor, width: int) -> Tensor:
     return best - cosines.masked_fill(~far, -1).amax(dim=1)
 
 
-def measure(similarities: Similarities, truth: Tensor | None) -> dict[str, dict[str, object]]:
-    """Label -> share of right matches among the visible, and for the AUCs right and confidences.
+def measure(pair: Pair, truth: Tensor | None) -> tuple[dict[str, float], dict[str, dict]]:
+    """Shares and confidences of one pair.
 
     Args:
-        similarities: of a pair.
+        pair: its features.
         truth: (2,h,w) row and column of the true match, NaN or outside where there is none. None:
             the match of the GT query in the reference.
+
+    Returns:
+        label -> share of right matches where the reference shows the place; and of ``JUDGED``:
+        label -> ``right``, ``cosine`` and ``margin`` of each position.
     """
-    height = similarities.key['', 'ref'].shape[-2]
-    width = similarities.width
     if truth is None:
-        index = similarities('GT', 'ref').argmax(dim=1).view(similarities.size)
-        truth = torch.stack([index // width, index % width])
-    inside = (truth[0] > -0.5) & (truth[0] < height - 0.5)
-    inside &= (truth[1] > -0.5) & (truth[1] < width - 0.5)
-    found = {}
-    for label, cosines in similarities.all():
+        index = pair.index('GT', {'ref': 1.0}, 3)
+        truth = torch.stack([index // pair.width, index % pair.width])
+    inside = (truth[0] > -0.5) & (truth[0] < pair.height - 0.5)
+    inside &= (truth[1] > -0.5) & (truth[1] < pair.width - 0.5)
+    shares = {}
+    for label, index in pair.matches():
+        right = near(index, *truth, pair.width)
+        shares[label] = float(right[inside].float().mean())
+    judged = {}
+    for setting in JUDGED:
+        cosines = pair.cosines(*setting)
         best, index = cosines.max(dim=1)
-        right = near(index.view(similarities.size), *truth, width)
-        found[label] = {
-            'share': float(right[inside].float().mean()),
-            'right': right.flatten(),
+        judged[label_of(*setting)] = {
+            'right': near(index.view(pair.size), *truth, pair.width).flatten(),
             'cosine': best,
-            'margin': margin(cosines, width) if label in shown_auc() else None,
+            'margin': margin(cosines, pair.width),
         }
-    return found
-
-
-def shown_auc() -> tuple[str, ...]:
-    """Settings whose confidence is judged."""
-    return ('bicubic / ref_down_up', 'SISR / ref', 'SISR / ref_enhanced', next(iter(SUMS)))
+    return shares, judged
 
 
 def real_pairs(root: Path) -> Iterator[tuple[str, Tensor, Tensor, None]]:
@@ -223,13 +245,14 @@ def made_pairs(root: Path, number: int) -> Iterator[tuple[str, Tensor, Tensor, T
         yield f'made {count}', gt, ref, cells_of_truth(homography, gt)
 
 
-def pooled_auc(rows: Mapping[str, Mapping], names: Sequence[str]) -> list[list[str]]:
+def pooled_auc(judged: Mapping[str, Mapping[str, Mapping]]) -> list[list[str]]:
     """A line per setting: AUC of the cosine and of its margin, over all positions of the pairs."""
     lines = []
-    for label in shown_auc():
-        right = torch.cat([rows[name][label]['right'] for name in names])
+    for setting in JUDGED:
+        label = label_of(*setting)
+        right = torch.cat([found[label]['right'] for found in judged.values()])
         cells = [
-            auc(right, torch.cat([rows[name][label][kind] for name in names]))
+            auc(right, torch.cat([found[label][kind] for found in judged.values()]))
             for kind in ('cosine', 'margin')
         ]
         lines.append([label, *(f'{cell:.3f}' for cell in cells)])
@@ -248,8 +271,7 @@ def lines_of(shares: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     lines = []
     for label in next(iter(shares.values())):
         means = [sum(shares[n][label] for n in group) / len(group) for group in groups if group]
-        ttsr = ' / '.join(TTSR)
-        wins = sum(shares[name][label] > shares[name][ttsr] for name in real)
+        wins = sum(shares[name][label] > shares[name][TTSR] for name in real)
         lines.append([label, *(f'{mean:.3f}' for mean in means), f'{wins} of {len(real)}'])
     return lines
 
@@ -260,7 +282,7 @@ def draw(lines: Sequence[Sequence[str]], head: Sequence[str], path: str) -> None
 
     values = torch.tensor([[float(cell) for cell in line[1:-1]] for line in lines])
     labels = [line[0] for line in lines]
-    gain = values - values[labels.index(' / '.join(TTSR))]
+    gain = values - values[labels.index(TTSR)]
     figure = Figure(figsize=(11, 0.29 * len(lines) + 1.6), dpi=110, layout='constrained')
     axis = figure.subplots()
     picture = axis.imshow(gain, cmap='RdYlGn', vmin=-0.3, vmax=0.3, aspect='auto')
@@ -287,22 +309,20 @@ def main() -> None:
     parser.add_argument('--figure')
     args = parser.parse_args()
     net_t, images = texture_extractor(), enhancers(args.sisr, args.weights)
-    rows: dict[str, dict] = {}
+    shares, judged = {}, {}
     for pairs in (real_pairs(args.data), made_pairs(args.data, args.made)):
-        for name, gt, ref, truth in tqdm(pairs, unit='pair', disable=None):
-            rows[name] = measure(Similarities(net_t, images, gt, ref), truth)
-    shares = {n: {k: row['share'] for k, row in found.items()} for n, found in rows.items()}
+        for name, gt, ref, truth in tqdm(pairs, unit='pair'):
+            shares[name], judged[name] = measure(Pair(net_t, images, gt, ref), truth)
     large = [n for n in shares if not n.startswith(('made', 'cufed_train'))]
     trained = sum(n.startswith('cufed_train') for n in shares)
     head = ['query / key', *([f'made, {args.made}'] if args.made else []), *large]
     head += [f'cufed_train, {trained}', 'real pairs', 'better than TTSR']
     lines = lines_of(shares)
-    real = [name for name in rows if not name.startswith('made')]
-    made = [name for name in rows if name.startswith('made')]
     parts = [table(head, lines)]
-    for title, names in (('real pairs', real), ('made pairs', made)):
-        if names:
-            parts.append(table([f'AUC, {title}', 'cosine', 'margin'], pooled_auc(rows, names)))
+    for title in ('real', 'made'):
+        part = {k: v for k, v in judged.items() if k.startswith('made') == (title == 'made')}
+        if part:
+            parts.append(table([f'AUC, {title} pairs', 'cosine', 'margin'], pooled_auc(part)))
     report('Alignment', *parts)
     if args.figure:
         draw(lines, head, args.figure)
