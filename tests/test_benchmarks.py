@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,6 +134,60 @@ def test_auc_and_nearness(script):
     assert bench.auc(right, torch.tensor([0.5, 0.5, 0.5, 0.5])) == 0.5
     rows, columns = torch.tensor([1.9, float('nan')]), torch.tensor([2.5, 0.0])
     assert bench.near(torch.tensor([1 * 5 + 2, 0]), rows, columns, 5).tolist() == [True, False]
+
+
+def test_alignment_finds_what_is_planted(script, stereo):
+    """GT and reference the same: every setting whose query knows the truth finds it all."""
+    bench = script('alignment')
+    extractor = script('enhancer_cases').texture_extractor()
+    image = stereo[0][..., 100:180, 200:296]
+    with torch.no_grad():
+        images = {name: lambda lq: image for name in ('bicubic', 'DDNM', 'SISR')}
+        pair = bench.Pair(extractor, images, image, image)
+        shares, judged = bench.measure(pair, None)
+        rows = torch.arange(20.0).view(-1, 1).expand(20, 24)
+        columns = torch.arange(24.0).view(1, -1).expand(20, 24)
+        shifted, _ = bench.measure(pair, torch.stack([rows + 3, columns]))
+    assert set(shares.values()) == {1.0}
+    assert set(shifted.values()) == {0.0}
+    assert len(shares) == 10 + len(bench.MORE) + len(bench.SUMS)
+    for found in judged.values():
+        assert found['right'].all() and found['cosine'].min() > 0.99
+        assert 0 < found['margin'].median() < 1
+
+
+def test_curves_of_the_reference_s_quality(script, tmp_path, photos_of_bsds):
+    """A method that gives the reference back is as good as the reference is related."""
+    bench = script('reference_quality')
+    cases = script('enhancer_cases')
+    photographs = bench.Photographs(photos_of_bsds)
+    name = photographs.names[0]
+    gt, plain = photographs.case(name, 'hue, degrees', 0.0)
+    assert gt.shape == (1, 3, 128, 128) and plain.shape == (1, 3, 160, 160)
+    again, bright = photographs.case(name, 'exposure, stops', 1.0)
+    assert torch.equal(gt, again) and bright.mean() > plain.mean()
+    _, other = photographs.case(name, 'overlap, %', 0.0)
+    assert not torch.equal(other, plain)
+    record = cases.Record(str(tmp_path / 'r.jsonl'))
+    bicubic = {'bicubic': lambda lq, refs: cases.upsample_bicubic(lq, 4)}
+    rows = list(bench.gains(photographs, [name], bicubic, record))
+    assert len(rows) == sum(map(len, bench.LEVELS.values()))
+    assert {value for row in rows for value in row[3]} == {0.0}
+    bench.draw(rows, tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').stat().st_size > 10000
+    assert bench.error_of([1.0, 3.0]) == 1.0
+    with pytest.raises(ValueError, match='must be LABEL=OPTIONS.yml:WEIGHTS'):
+        bench.restorers(['EDSR=options/small/EDSR_x4.yml'])
+
+
+@pytest.fixture
+def photos_of_bsds(tmp_path, stereo_paths):
+    """Two photographs where BSDS500's validation set would be."""
+    folder = tmp_path / 'data/bsds500/val'
+    folder.mkdir(parents=True)
+    for path in stereo_paths:
+        shutil.copyfile(path, folder / path.name)
+    return tmp_path / 'data'
 
 
 def test_the_stage_meter_sees_time_and_memory(script):

@@ -76,7 +76,8 @@ class Photographs:
             settings = replace(SETTINGS, overlap=(share, share), unrelated=float(level == 0))
         gt, ref = self.pair(name, settings)
         if study in FIELDS:
-            ref = apply_photometry(ref, replace(Photometry(), **{FIELDS[study]: level}))
+            changed = apply_photometry(ref / 255, replace(Photometry(), **{FIELDS[study]: level}))
+            ref = (changed * 255).round().astype(np.uint8)
         return tuple(
             torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None] / 255
             for x in (gt, ref)

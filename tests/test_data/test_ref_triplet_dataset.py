@@ -67,6 +67,35 @@ def test_val_item(block, triplets):
         assert all(item[key].dtype == torch.float32 for key in ('lq', 'gt', 'ref'))
 
 
+def test_center_crop_takes_the_middle_of_everything(block, triplets):
+    """GT, input and cache on one grid; the reference on its own; smaller images as they are."""
+    save(triplets / 'de' / 'a.png', 1 - crop_to_multiple(read(triplets / 'gt' / 'a.png'), 4))
+    for name in 'bc':
+        save(
+            triplets / 'de' / f'{name}.png', crop_to_multiple(read(triplets / f'gt/{name}.png'), 4)
+        )
+    more = {'dataroot_de': str(triplets / 'de')}
+    whole = RefTripletDataset(block(**more))[0]
+    item = RefTripletDataset(block(**more, center_crop=24))[0]
+    assert whole['gt'].shape == (3, 48, 60)
+    assert torch.equal(item['gt'], whole['gt'][:, 12:36, 16:40])
+    assert torch.equal(item['lq'], whole['lq'][:, 3:9, 4:10])
+    torch.testing.assert_close(item['de'], 1 - item['gt'], rtol=0, atol=1e-6)
+    assert torch.equal(item['ref'], whole['ref'][:, 20:44, 32:56])
+    item = RefTripletDataset(block(**more, center_crop=56))[0]
+    assert torch.equal(item['gt'], whole['gt'][:, :, 0:56])
+    own = {'dataroot_ref': 'lq', 'center_crop': 24}
+    item = RefTripletDataset(block(**own))[0]
+    assert torch.equal(item['ref'], item['lq']) and item['lq'].shape == (3, 6, 6)
+
+
+def test_center_crop_is_refused(block):
+    with pytest.raises(ValueError, match='center_crop is for val and test only'):
+        RefTripletDataset(block('train', center_crop=24))
+    with pytest.raises(ValueError, match='center_crop is 26, but must be a multiple of scale=4'):
+        RefTripletDataset(block(center_crop=26))
+
+
 def test_the_options_are_left_alone(block):
     for phase in ('val', 'train'):
         opt = block(phase)
