@@ -15,7 +15,7 @@ from defsr.utils.options import load_options
 
 TOP_KEYS = (
     'name', 'scale', 'num_gpu', 'datasets', 'methods', 'compare_to', 'groups', 'tile', 'overlap',
-    'bootstrap', 'published', 'examples',
+    'bootstrap', 'published', 'save_images', 'examples',
 )  # fmt: skip
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
 PLAIN = ('bicubic', 'pinv')
@@ -62,6 +62,7 @@ class Benchmark:
     samples: int
     seed: int
     published: tuple[Mapping[str, object], ...]
+    save_images: bool
     examples: Mapping[str, object]
 
 
@@ -88,9 +89,14 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
     bootstrap = check_block('bootstrap', opt.get('bootstrap') or {})
     check_keys('bootstrap', bootstrap, ('samples', 'seed'))
     examples = check_block('examples', opt.get('examples') or {})
-    check_keys('examples', examples, ('method', 'number'))
+    check_keys('examples', examples, ('method', 'number', 'side'))
+    save_images = check_choice('save_images', opt.get('save_images', False), (True, False))
     if examples:
         check_choice('examples:method', required(examples, 'examples', 'method'), list(methods))
+        check_int('examples:number', examples.get('number', 2), 1)
+        check_int('examples:side', examples.get('side', 96), 16)
+        if not save_images or compare_to is None:
+            raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
     tile = opt.get('tile', 96)
     return Benchmark(
         name=str(required(opt, '', 'name')),
@@ -105,7 +111,8 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
         samples=check_int('bootstrap:samples', bootstrap.get('samples', 10000), 1),
         seed=check_int('bootstrap:seed', bootstrap.get('seed', 0), 0),
         published=tuple(_published(opt.get('published') or [], datasets)),
-        examples=dict(examples),
+        save_images=save_images,
+        examples={'number': 2, 'side': 96} | dict(examples) if examples else {},
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from os import path as osp
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
@@ -155,7 +157,8 @@ class Runner:
         datasets: Sequence[str] | None = None,
         stop: StopRequest | None = None,
     ) -> None:
-        self.benchmark, self.results = benchmark, Results(folder / 'rows.jsonl')
+        self.benchmark, self.folder = benchmark, folder
+        self.results = Results(folder / 'rows.jsonl')
         self.methods = list(methods or benchmark.methods)
         self.datasets = list(datasets or benchmark.datasets)
         self.stop = stop or StopRequest()
@@ -174,7 +177,7 @@ class Runner:
             try:
                 todo = {
                     name: [row for row in rows_of(method, self.benchmark, name, data[name])
-                           if row['key'] not in done]
+                           if row['key'] not in done or self._lacks_image(row)]
                     for name in self.datasets if data[name] is not None
                 }  # fmt: skip
                 if any(todo.values()):
@@ -202,13 +205,19 @@ class Runner:
                     bar.set_description(f'{method.label}, {name}')
                     try:
                         item = data[name][row.pop('number')]
-                        self.results.add(row | measure(restorers[degradation], item))
+                        scores, image = measure(restorers[degradation], item)
+                        if self.benchmark.save_images:
+                            save_image(image, image_path(self.folder, row))
+                        self.results.add(row | scores)
                     except FAULTS as error:
                         self._note(method.label, name, row['image'], error)
                     bar.update()
                     if self.stop.signal:
                         tell(f'Stopped: {self.results.path}. {GO_ON}')
                         raise SystemExit(128 + self.stop.signal)
+
+    def _lacks_image(self, row: Mapping[str, object]) -> bool:
+        return self.benchmark.save_images and not image_path(self.folder, row).exists()
 
     def _note(self, label: str, dataset: str, image: str, error: BaseException) -> None:
         reason = ' '.join(str(error).split()) or type(error).__name__
@@ -233,16 +242,34 @@ def rows_of(method: Method, benchmark: Benchmark, name: str, data) -> Iterator[d
         yield row | {'image': image, 'number': number}
 
 
-def measure(restorer: Restorer, item: Mapping[str, object]) -> dict[str, float]:
-    """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters."""
+def measure(restorer: Restorer, item: Mapping[str, object]) -> tuple[dict[str, float], np.ndarray]:
+    """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters.
+
+    And the result, (H,W,3) BGR uint8.
+    """
     refs = item.get('refs') or [item['ref']]
     start = time.perf_counter()
     sr = restorer(item['lq'][None], [ref[None] for ref in refs])
     seconds = time.perf_counter() - start
-    scores = metric_values(tensor2img(sr), tensor2img(item['gt']), METRICS)
+    image = tensor2img(sr)
+    scores = metric_values(image, tensor2img(item['gt']), METRICS)
     megapixels = sr.shape[-2] * sr.shape[-1] / 1e6
     parameters = restorer.num_parameters
-    return scores | {'seconds': seconds, 'megapixels': megapixels, 'parameters': parameters}
+    more = {'seconds': seconds, 'megapixels': megapixels, 'parameters': parameters}
+    return scores | more, image
+
+
+def image_path(folder: Path, row: Mapping[str, object]) -> Path:
+    """Where a row's image is saved: its name tells the weights and settings apart."""
+    name = f'{row["image"]}_{row["key"][:12]}.png'
+    return folder / 'images' / str(row['dataset']) / name
+
+
+def save_image(image: np.ndarray, path: Path) -> None:
+    """Write a BGR uint8 image whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        Path(temporary).write_bytes(cv2.imencode('.png', image)[1].tobytes())
 
 
 def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
@@ -259,9 +286,3 @@ def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
                 rows = rows_of(method, benchmark, name, data)
                 found += [known[row['key']] for row in rows if row['key'] in known]
     return found
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(text, encoding='utf-8')

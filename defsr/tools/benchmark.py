@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from defsr.benchmark_examples import Examples
 from defsr.benchmark_options import read_benchmark
 from defsr.benchmark_report import Report
 from defsr.benchmarking import GO_ON, Runner, collect
@@ -55,8 +56,11 @@ def run() -> None:
             runner.run()
     finally:
         command = f'defsr-benchmark -opt {args.opt}'
-        report = Report(benchmark, collect(benchmark, folder), runner.failures, command)
+        rows = collect(benchmark, folder)
+        report = Report(benchmark, rows, runner.failures, command)
         report.write(folder)
+    if benchmark.examples:
+        Examples(benchmark, folder, rows).draw(folder / 'examples.png')
     sys.stdout.write(report.markdown())
     tell(f'Tables and figure: {folder}/results.md, .csv, .json, .png')
     if runner.failures:

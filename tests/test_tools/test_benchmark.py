@@ -11,12 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
 from workspaces import run, run_well, save_options, shrink
 
+from defsr.benchmark_examples import best_windows
 from defsr.benchmark_options import loss_of, read_benchmark
 from defsr.benchmark_report import Report
 from defsr.benchmarking import Results, Runner, collect
@@ -241,6 +244,37 @@ def test_parts_by_two_processes_at_once(bench, workspace):
     assert len(cells) == 8 and None not in cells
 
 
+def test_examples_show_what_is_planted():
+    """One method is right in a corner, the other everywhere but in another corner."""
+    rng = np.random.default_rng(0)
+    gt = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    one, other = gt.copy(), gt.copy()
+    other[:16, 80:] ^= 128
+    one[48:, :16] ^= 128
+    best, worst = best_windows(gt, one, other, 16)
+    assert best[1:] == (0, 80) and worst[1:] == (48, 0)
+    assert best[0] > 10 and worst[0] < -10
+    assert [x[1:] for x in best_windows(gt, one, other, 500)] == [(0, 0), (0, 0)]
+
+
+def test_saved_images_and_examples(bench, workspace):
+    """What is measured is what is saved; an image that is gone is made again."""
+    bench |= {'save_images': True, 'examples': {'method': 'DEF', 'number': 1, 'side': 16}}
+    write(bench)
+    run_well(workspace, *TOOL)
+    pictures = sorted((workspace / 'results/b/images').rglob('*.png'))
+    assert len(pictures) == len(rows()) == 8 * len(os.listdir('datasets/gt'))
+    assert cv2.imread(str(workspace / 'results/b/examples.png')).std() > 5
+    row = next(row for row in rows() if (row['method'], row['dataset']) == ('EDSR', 'middle'))
+    (path,) = [p for p in pictures if row['key'][:12] in p.name and p.parent.name == 'middle']
+    before = cv2.imread(str(path))
+    assert before.shape == (32, 32, 3)
+    path.unlink()
+    measure_all(bench)
+    assert np.array_equal(cv2.imread(str(path)), before)
+    assert lines() == len(pictures) + 1
+
+
 def test_losses_in_words():
     assert loss_of(None) == '-'
     l1 = {'pixel_opt': {'type': 'L1Loss'}}
@@ -286,6 +320,7 @@ MISTAKES = [
     (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
     (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),
     (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
+    (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
     (lambda b: b.update(bootstrap={'sample': 3}), 'Unknown option `bootstrap:sample`'),
     (lambda b: b.update(published=[{'label': 'x', 'scores': {'C': [1]}}]), 'must be .PSNR, SSIM.'),
 ]
