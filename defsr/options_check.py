@@ -56,7 +56,7 @@ PATH_KEYS = (
 )  # fmt: skip
 PATH_KEYS_OF_NETWORKS = ('pretrain_network', 'param_key', 'strict_load')
 DIST_KEYS = ('backend', 'port', 'timeout')
-INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser')
+INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser', 'network')
 MATCH_CHOICES = {'match_search': tuple(SEARCHES), 'match_check': CHECKS}
 OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {

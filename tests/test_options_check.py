@@ -13,7 +13,8 @@ from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'
 # Of experiments; the others are for tools, which check theirs themselves.
-FILES = [p for p in sorted(FOLDER.rglob('*.yml')) if not p.name.startswith(('upscale', 'enhance'))]
+TOOLS = ('upscale', 'enhance', 'benchmark')
+FILES = [p for p in sorted(FOLDER.rglob('*.yml')) if not p.name.startswith(TOOLS)]
 SMALL = FOLDER / 'small/train_DEF_GAN_small_x4.yml'
 
 
