@@ -112,6 +112,7 @@ def _check_top(opt: Mapping[str, object]) -> str:
             check_choice(key, opt[key], choices)
     key_weights(opt.get('match_key', 'ref'))
     check_patch_size(opt.get('match_patch_size', 3))
+    check_int('match_refine', opt.get('match_refine', 0), 0)
     check_choice('check_cache', opt.get('check_cache', True), (True, False))
     return model_type
 

@@ -53,6 +53,7 @@ class DEFNet(nn.Module):
         confidence: Tensor,
         key_size: tuple[int, int],
         de: Tensor | None = None,
+        positions: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Super-resolve with textures at their matches.
 
@@ -64,11 +65,13 @@ class DEFNet(nn.Module):
             confidence: (N, h, w) in [-1, 1].
             key_size: (h', w') of the matched map.
             de: (N, 3, 4h, 4w) in [0, 1]; needed for ``skip: de``.
+            positions: of refined matches, see ``DCNTransferArch.forward``.
 
         Returns:
             sr (N, 3, 4h, 4w), about [0, 1], not clamped.
         """
-        texture = self.transfer(feat_de, feat_ref, index, confidence, key_size)
+        more = {} if positions is None else {'positions': positions}
+        texture = self.transfer(feat_de, feat_ref, index, confidence, key_size, **more)
         sr = self.aggregator(lq, texture, confidence, feat_de)
         if self.skip == 'bicubic':
             return sr + upsample_bicubic(lq, self.scale)

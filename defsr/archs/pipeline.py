@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defsr.archs.match_keys import MATCH_OPTIONS, MatchKey, check_patch_size, key_weights, mixed_key
+from defsr.archs.reference_keys import MATCH_LEVEL, ReferenceKeys
 from defsr.archs.texture_maps import (
     features_of_tile,
     stacked_features,
@@ -18,17 +19,17 @@ from defsr.archs.texture_maps import (
     stacked_rows,
     texture_features,
 )
+from defsr.archs.transfer_arch import LEVEL_FACTORS
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.ops.resize import downsample_bicubic, downsample_pil, upsample_bicubic
 from defsr.ops.tiles import make_tiles
-from defsr.utils.checks import check_choice
+from defsr.utils.checks import check_choice, check_int
 from defsr.utils.levels import round_to_8_bit
 
 DEGRADATIONS = {'matlab': downsample_bicubic, 'pil': downsample_pil}
 SEARCHES = {'exact': match_patches, 'coarse_to_fine': match_coarse_to_fine}
-MATCH_LEVEL = 'relu3_1'
 STAGES = ('enhance', 'references', 'match', 'restore')
 
 Progress = Callable[[int, int], None]
@@ -43,29 +44,6 @@ class Alignment(NamedTuple):
     index: Tensor
     confidence: Tensor
     key_size: tuple[int, int]
-
-
-class ReferenceKeys(NamedTuple):
-    """Reference features, ready to be matched by any number of queries.
-
-    All references lie one above the other in one map; ``rows`` are the first and end row of each
-    in ``key``, ``mask`` says where it shows any of them (None: everywhere).
-    """
-
-    feat_ref: dict[str, Tensor]
-    key: Tensor
-    mask: Tensor | None
-    rows: Sequence[tuple[int, int]]
-
-    @property
-    def key_size(self) -> tuple[int, int]:
-        """(h', w') of the map that ``index`` points into."""
-        return self.key.shape[-2], self.key.shape[-1]
-
-    def winner(self, index: Tensor) -> Tensor:
-        """Which reference each match lies in: (N,h,w) flat index -> (N,h,w) int64 from 0."""
-        ends = torch.tensor([end for _, end in self.rows], device=index.device)
-        return torch.bucketize(index // self.key_size[1], ends, right=True)
 
 
 @dataclass
@@ -101,6 +79,8 @@ class RefSRPipeline:
             nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
             takes a second search, from the references to the input.
         match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
+        match_refine: matches move by up to so many pixels, to where the finer levels agree best,
+            see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
 
     Raises:
         ValueError: for another value of these.
@@ -116,6 +96,7 @@ class RefSRPipeline:
         match_search: str = 'exact',
         match_check: str = 'none',
         match_patch_size: int = 3,
+        match_refine: int = 0,
     ) -> None:
         self.net_e = net_e
         self.net_t = net_t
@@ -125,6 +106,7 @@ class RefSRPipeline:
         self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
+        self.refine = check_int('match_refine', match_refine, 0)
 
     @classmethod
     def from_opt(
@@ -154,16 +136,20 @@ class RefSRPipeline:
         """
         refs = [self._trim(ref) for ref in refs]
         feat_ref = stacked_features(self.net_t, refs)
-        keys = {}
+        levels = tuple(LEVEL_FACTORS) if self.refine else (MATCH_LEVEL,)
+        found = {}
         for name in self.match_key:
             if name == 'ref':
-                keys[name] = feat_ref[MATCH_LEVEL]
+                found[name] = feat_ref
                 continue
             given = ref_des if name == 'ref_enhanced' else None
             images = [self._trim(image) for image in given or [self._soften(r, name) for r in refs]]
-            keys[name] = stacked_features(self.net_t, images, [MATCH_LEVEL])[MATCH_LEVEL]
-        key = mixed_key(keys, self.match_key)
-        return ReferenceKeys(feat_ref, key, stacked_mask(refs), stacked_rows(refs))
+            found[name] = stacked_features(self.net_t, images, levels)
+        keys = {
+            level: mixed_key({name: maps[level] for name, maps in found.items()}, self.match_key)
+            for level in levels
+        }
+        return ReferenceKeys(feat_ref, keys, stacked_mask(refs), stacked_rows(refs))
 
     @torch.no_grad()
     def align(self, de: Tensor, references: ReferenceKeys) -> Alignment:
@@ -205,7 +191,8 @@ class RefSRPipeline:
         de = self.enhance(lq) if de is None else de
         references = self.prepare(refs, ref_des)
         aligned = self.align(de, references)
-        sr = net_g(lq, *aligned, de=de)
+        more = references.refined(aligned.feat_de, aligned.index, self.refine)
+        sr = net_g(lq, *aligned, de=de, **more)
         index, confidence, key_size = aligned[2:]
         return Restoration(sr, de, index, confidence, references.winner(index), key_size)
 
@@ -249,7 +236,9 @@ class RefSRPipeline:
         index, confidence = self._match(query, references, partial(report, 'match'))
         key_size, winner = references.key_size, references.winner(index)
         feat_ref = references.feat_ref
-        del query, references  # a key of its own is as large as the query
+        del query
+        if not self.refine:
+            del references.keys[MATCH_LEVEL]  # one of its own is as large as the query
         sr = torch.empty_like(de)
         tiles = make_tiles(*lq.shape[-2:], side=tile, overlap=overlap)
         report('restore', 0, len(tiles))
@@ -258,7 +247,8 @@ class RefSRPipeline:
             de_tile = de[piece.outer(self.scale)]
             feat_de = features_of_tile(self.net_t, de, piece)
             matches = index[here], confidence[here]
-            sr_tile = net_g(lq[here], feat_de, feat_ref, *matches, key_size, de=de_tile)
+            more = references.refined(feat_de, index[here], self.refine)
+            sr_tile = net_g(lq[here], feat_de, feat_ref, *matches, key_size, de=de_tile, **more)
             sr[piece.inner(self.scale)] = sr_tile[piece.core(self.scale)]
             report('restore', number, len(tiles))
         return Restoration(sr, de, index, confidence, winner, key_size)

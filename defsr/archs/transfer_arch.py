@@ -73,6 +73,7 @@ class DCNTransferArch(nn.Module):
         index: Tensor,
         confidence: Tensor,
         key_size: tuple[int, int],
+        positions: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Transfer the matched textures at every level.
 
@@ -82,6 +83,8 @@ class DCNTransferArch(nn.Module):
             index: (N, h, w) int64 into h' * w'.
             confidence: (N, h, w).
             key_size: (h', w').
+            positions: level -> (N, 2, f*h, f*w) int64, rows then columns of the match of each
+                position. Default: those of ``index``, see ``match_positions``.
 
         Returns:
             level -> (N, C, f*h, f*w).
@@ -89,7 +92,7 @@ class DCNTransferArch(nn.Module):
         out = {}
         for level in self.num_ch:
             factor = LEVEL_FACTORS[level]
-            base_yx = match_positions(index, key_size, factor)
+            base_yx = _positions_at(level, index, key_size, positions)
             feat = feat_ref[level]
             warped = gather_positions(feat, base_yx)
             branch = self.offset[level](torch.cat((warped, feat_de[level]), dim=1))
@@ -155,16 +158,20 @@ class HardTransferArch(nn.Module):
         index: Tensor,
         confidence: Tensor,
         key_size: tuple[int, int],
+        positions: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
         return {
-            level: self._fold(feat_ref[level], index, key_size, LEVEL_FACTORS[level])
+            level: self._fold(
+                feat_ref[level],
+                _positions_at(level, index, key_size, positions),
+                LEVEL_FACTORS[level],
+            )
             for level in self.num_ch
         }
 
-    def _fold(self, feat: Tensor, index: Tensor, key_size: tuple[int, int], factor: int) -> Tensor:
+    def _fold(self, feat: Tensor, position_yx: Tensor, factor: int) -> Tensor:
         """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory."""
-        position_yx = match_positions(index, key_size, factor)
         num, _, height, width = position_yx.shape
         total = feat.new_zeros((num, feat.shape[1], height, width))
         count = feat.new_zeros((1, 1, height, width))
@@ -176,6 +183,18 @@ class HardTransferArch(nn.Module):
             total[:, :, rows, columns] += gather_positions(feat, neighbour)
             count[:, :, rows, columns] += 1
         return total / (count if self.overlap == 'count' else len(TAPS))
+
+
+def _positions_at(
+    level: str,
+    index: Tensor,
+    key_size: tuple[int, int],
+    positions: Mapping[str, Tensor] | None,
+) -> Tensor:
+    """The given positions of a level, or those that the index says."""
+    if positions is not None:
+        return positions[level]
+    return match_positions(index, key_size, LEVEL_FACTORS[level])
 
 
 def _shifted(length: int, shift: int) -> tuple[slice, slice]:

@@ -12,6 +12,7 @@ from defsr.archs.match_keys import MATCH_KEYS
 from defsr.archs.pipeline import RefSRPipeline
 from defsr.archs.texture_maps import stacked_features
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
+from defsr.ops.warping import match_positions
 
 
 @pytest.fixture(scope='module')
@@ -134,6 +135,55 @@ def test_the_patch_size_is_the_search_s(stereo, extractor):
     for bad in (0, 2, 2.5):
         with pytest.raises(ValueError, match='match_patch_size is'):
             RefSRPipeline(enhancer, extractor, match_patch_size=bad)
+
+
+def test_refined_matches_are_right_to_the_pixel(stereo, extractor):
+    """A shift of a fraction of a cell: the finest level finds it, the coarsest alone cannot."""
+    left, _ = stereo
+    dy, dx = 2, 5
+    gt, ref = left[..., 100:260, 200:360], left[..., 100 + dy : 260 + dy, 200 + dx : 360 + dx]
+    rows, columns = torch.meshgrid(torch.arange(160), torch.arange(160), indexing='ij')
+    inside = (slice(24, -24), slice(24, -24))
+    found = {}
+    for pixels in (0, 2):
+        pipeline = RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor,
+                                 match_refine=pixels)  # fmt: skip
+        references = pipeline.prepare([ref])
+        aligned = pipeline.align(gt, references)
+        more = references.refined(aligned.feat_de, aligned.index, pixels)
+        place = more.get('positions', {}).get('relu1_1')
+        if place is None:
+            place = match_positions(aligned.index, aligned.key_size, 4)
+        right = (place[0, 0] == rows - dy) & (place[0, 1] == columns - dx)
+        found[pixels] = float(right[inside].float().mean())
+    assert found[0] < 0.05 and found[2] > 0.6, 'smooth places cannot tell one pixel from the next'
+    assert set(more['positions']) == {'relu1_1', 'relu2_1', 'relu3_1'}
+    with pytest.raises(ValueError, match='match_refine is -1'):
+        RefSRPipeline(None, extractor, match_refine=-1)
+
+
+@pytest.mark.parametrize('transfer', ['DCNTransferArch', 'HardTransferArch'])
+def test_refined_matches_reach_the_network(stereo, extractor, transfer):
+    """Whole and in tiles alike, and the result is another one than without."""
+    left, right = stereo
+    lq, refs = downsample_bicubic(left[..., 100:260, 200:360], 4).clamp(0, 1), [
+        right[..., 100:260, 180:340], right[..., 100:180, 180:300]
+    ]  # fmt: skip
+    torch.manual_seed(0)
+    aggregator = {'type': 'TTSRAggregator', 'num_feat': 8, 'num_block': [1, 1, 1, 1]}
+    net = build_network(
+        {'type': 'DEFNet', 'transfer': {'type': transfer}, 'aggregator': aggregator}
+    )
+    results = []
+    for pixels in (2, 0):
+        enhancer = build_network({'type': 'BicubicEnhancer'})
+        pipeline = RefSRPipeline(enhancer, extractor, 'ref_enhanced', match_refine=pixels)
+        with torch.no_grad():
+            whole = pipeline.restore(net, lq, refs).sr
+            tiled = pipeline.restore_tiled(net, lq, refs, tile=20, overlap=16).sr
+        torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
+        results.append(whole)
+    assert (results[0] - results[1]).abs().max() > 1e-3
 
 
 def test_several_references_share_one_index_space(stereo, pipeline):
