@@ -101,8 +101,14 @@ def fingerprint(method: Method, benchmark: Benchmark) -> dict[str, object]:
     if method.plain:
         return head
     if not method.opt:
-        raise FileNotFoundError(f'methods:{method.label}:options is {method.file}, which is not.')
-    files = {'g': method.weights, 'e': (method.opt.get('path') or {}).get('pretrain_network_e')}
+        option = f'methods:{method.label}:options'
+        raise FileNotFoundError(f'{option} is {method.file}, which does not exist.')
+    trunk = (method.opt.get('network_t') or {}).get('weights')
+    files = {
+        'g': method.weights,
+        'e': (method.opt.get('path') or {}).get('pretrain_network_e'),
+        't': None if trunk in ('torchvision', 'none') else trunk,
+    }
     option = f'methods:{method.label}:weights'
     if not method.weights:
         raise FileNotFoundError(f'{option} is missing. Name the checkpoint of network_g.')
