@@ -83,7 +83,8 @@ def test_a_cache_is_what_the_enhancer_gives_online(opt, calls):
         assert item['de'].shape == item['gt'].shape
     ref_des = ImageSource('x', 'packed/ref_de.lmdb', 'lmdb')
     for item, name in zip(RefTripletDataset(block), ref_des.names(), strict=True):
-        online = round_to_8_bit(pipeline._soften(pipeline._trim(item['ref'][None])))[0]
+        ref = pipeline._trim(item['ref'][None])
+        online = round_to_8_bit(pipeline._soften(ref, 'ref_enhanced'))[0]
         assert (online - ref_des.read(name)).abs().max() == 0
     assert not Path('packed/ref_de.lmdb.parts').exists()
 

@@ -121,7 +121,7 @@ def test_the_shipped_weights_beat_bicubic_on_the_demo(tmp_path):
     run_well(tmp_path, '-m', 'defsr.tools.demo_data')
     (tmp_path / 'experiments').symlink_to(REPOSITORY / 'experiments')
     options = str(REPOSITORY / 'options/test_DEF_demo.yml')
-    run_well(tmp_path, str(REPOSITORY / 'defsr/test.py'), '-opt', options, threads=2)
+    run_well(tmp_path, str(REPOSITORY / 'defsr/test.py'), '-opt', options)
     lines = (tmp_path / 'results/test_DEF_demo/metrics/demo_test_DEF_demo.csv').read_text()
     header, row = (line.split(',') for line in lines.splitlines())
     values = dict(zip(header, row, strict=True))
