@@ -56,7 +56,7 @@ def upscale(
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
-            Memory grows by about 0.7 GB per megapixel. Default: 4.
+            Memory grows by about 1.2 GB per megapixel. Default: 4.
         progress: called as (stage, done, total), see ``RefSRPipeline.restore_tiled``.
 
     Returns:

@@ -116,7 +116,7 @@ def test_demo_data(workspace):
 @pytest.mark.slow
 def test_the_shipped_weights_beat_bicubic_on_the_demo(tmp_path):
     """The demo's own command, on a crop-free run, must be worth its name."""
-    weights = REPOSITORY / 'experiments/pretrained_models/DEF_small_x4.pth'
+    weights = REPOSITORY / 'experiments/pretrained_models/small_best.pth'
     assert 'params' in torch.load(weights, weights_only=True)
     run_well(tmp_path, '-m', 'defsr.tools.demo_data')
     (tmp_path / 'experiments').symlink_to(REPOSITORY / 'experiments')
@@ -127,5 +127,5 @@ def test_the_shipped_weights_beat_bicubic_on_the_demo(tmp_path):
     values = dict(zip(header, row, strict=True))
     assert float(values['bicubic_psnr']) == pytest.approx(25.36, abs=0.02)
     assert float(values['bicubic_ssim']) == pytest.approx(0.751, abs=0.002)
-    assert float(values['psnr']) > float(values['bicubic_psnr']) + 0.3
+    assert float(values['psnr']) > float(values['bicubic_psnr']) + 2.5
     assert float(values['ssim']) > float(values['bicubic_ssim'])

@@ -112,7 +112,7 @@ def test_the_command(bench, workspace):
 
 
 def test_bicubic_on_the_stereo_pair(workspace, monkeypatch):
-    """The figure that DESIGN and README state for it: 25.36 dB, 0.751."""
+    """The figure that README states for it: 25.36 dB, 0.751."""
     monkeypatch.chdir(workspace)
     run_well(workspace, '-m', 'defsr.tools.demo_data')
     block = data_set(dataroot_gt='datasets/demo/gt', dataroot_ref='datasets/demo/ref')
