@@ -78,7 +78,7 @@ def draw(
 
     columns = min(3, len(tags))
     rows = math.ceil(len(tags) / columns)
-    figure = Figure(figsize=(5 * columns, 3.4 * rows + 0.6), dpi=110, layout='constrained')
+    figure = Figure(figsize=(5 * columns, 3.4 * rows + 0.3), dpi=110, layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, names in zip(axes, tags, strict=False):
         found = {label: next((c[n] for n in names if n in c), None) for label, c in runs.items()}
@@ -101,7 +101,9 @@ def draw(
         axis.axis('off')
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     shown = {label: line for label, line in lines.items() if label in runs}
-    columns = min(len(shown), 6)
+    entry = 0.6 + 0.07 * max(map(len, shown))  # inches of a legend's entry, at 9 points
+    columns = max(1, min(len(shown), int(figure.get_figwidth() / entry)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(shown) / columns))
     figure.legend(shown.values(), shown, loc='outside lower center', ncols=columns, fontsize=9)
     save_figure(figure, path)
 
@@ -131,6 +133,10 @@ def run() -> None:
     labels = args.labels or [Path(folder).name for folder in args.folders]
     if len(labels) != len(args.folders):
         raise ValueError(f'--labels has {len(labels)} names for {len(args.folders)} folders.')
+    if same := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(
+            f'Runs would share the label {", ".join(same)}. Give each its own with --labels.'
+        )
     if args.window < 1:
         raise ValueError(f'--window is {args.window}, but must be at least 1.')
     runs = {n: read_curves(folder) for n, folder in zip(labels, args.folders, strict=True)}

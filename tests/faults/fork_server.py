@@ -97,13 +97,15 @@ def poll(request: dict) -> int | None:
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until told to stop, or until the input ends."""
     assert basicsr.train  # imported for the runs
     requests, answers = sys.stdin, sys.stdout
     answers.write('ready\n')
     answers.flush()
     for line in requests:
         request = json.loads(line)
+        if request['do'] == 'stop':
+            return
         answer = {'start': start, 'poll': poll}[request['do']](request)
         answers.write(json.dumps(answer) + '\n')
         answers.flush()

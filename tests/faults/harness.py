@@ -104,9 +104,9 @@ class Runs:
         assert self._server.stdout.readline() == 'ready\n'
 
     def close(self) -> None:
-        """End the server."""
-        self._server.stdin.close()
-        self._server.wait()
+        """End the server. Closing its input would not do: forks of this process hold it open."""
+        self._tell({'do': 'stop'})
+        self._server.wait(60)
 
     def start(
         self,
@@ -148,9 +148,12 @@ class Runs:
     def _new(self, kind: str) -> Path:
         return self.folder / f'{next(self._numbers)}.{kind}'
 
-    def _ask(self, request: dict):
+    def _tell(self, request: dict) -> None:
         self._server.stdin.write(json.dumps(request) + '\n')
         self._server.stdin.flush()
+
+    def _ask(self, request: dict):
+        self._tell(request)
         return json.loads(self._server.stdout.readline())
 
 

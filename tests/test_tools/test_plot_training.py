@@ -50,6 +50,17 @@ def test_picture(tmp_path):
     assert picture.shape[1] > picture.shape[0] > 300 and picture.std() > 5
 
 
+def test_the_legend_fits_long_names(tmp_path):
+    """Six runs of long names in one panel: all of the legend is within the picture."""
+    curves = {f'small_table2_DCN_DEF_x4_{n}': {'losses/l_pix': ([0, 1], [n, 0.5])} for n in range(6)}
+    draw(curves, [['losses/l_pix']], tmp_path / 'o.png')
+    picture = cv2.imread(str(tmp_path / 'o.png'))
+    height, width, _ = picture.shape
+    ink = (picture < 128).any(-1)
+    assert not ink[:, :4].any() and not ink[:, width - 4 :].any() and not ink[height - 4 :].any()
+    assert height > 4 * 110  # and the panel keeps its height
+
+
 def test_mistakes(tmp_path):
     log(tmp_path / 'a', [1])
     (tmp_path / 'empty').mkdir()
@@ -63,4 +74,6 @@ def test_mistakes(tmp_path):
     more = ('--out', 'o.png', '--labels', 'A', 'B')
     done = run(tmp_path, '-m', 'defsr.tools.plot_training', 'a', *more)
     assert done.returncode == 2 and '--labels has 2 names for 1 folders' in done.stderr
+    done = run(tmp_path, '-m', 'defsr.tools.plot_training', 'a', 'b/a', '--out', 'o.png')
+    assert done.returncode == 2 and 'would share the label a' in done.stderr
     assert not (tmp_path / 'o.png').exists()
