@@ -15,7 +15,7 @@ from defsr.utils.options import load_options
 
 TOP_KEYS = (
     'name', 'scale', 'num_gpu', 'datasets', 'methods', 'compare_to', 'groups', 'tile', 'overlap',
-    'bootstrap', 'published', 'save_images', 'examples',
+    'tables', 'bootstrap', 'published', 'save_images', 'examples',
 )  # fmt: skip
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
 PLAIN = ('bicubic', 'pinv')
@@ -57,6 +57,7 @@ class Benchmark:
     methods: Mapping[str, Method]
     compare_to: str | None
     groups: Mapping[str, tuple[str, ...]]
+    tables: Mapping[str, tuple[str, ...]]
     tile: int | None
     overlap: int
     samples: int
@@ -105,7 +106,8 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
         datasets=datasets,
         methods=methods,
         compare_to=compare_to,
-        groups=_groups(opt.get('groups') or {}, datasets),
+        groups=_lists('groups', opt.get('groups') or {}, datasets),
+        tables=_lists('tables', opt.get('tables') or {}, datasets),
         tile=None if tile is None else check_int('tile', tile, 16),
         overlap=check_int('overlap', opt.get('overlap', 16), 0),
         samples=check_int('bootstrap:samples', bootstrap.get('samples', 10000), 1),
@@ -156,13 +158,14 @@ def loss_of(train: Mapping[str, object] | None) -> str:
     return ' + '.join(parts) or '-'
 
 
-def _groups(groups: object, datasets: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+def _lists(key: str, block: object, datasets: Mapping) -> dict[str, tuple[str, ...]]:
+    """Named lists of data sets."""
     found = {}
-    for name, members in check_block('groups', groups).items():
+    for name, members in check_block(key, block).items():
         if not isinstance(members, list) or not members:
-            raise ValueError(f'groups:{name} is {members!r}, but must be a list of data sets.')
+            raise ValueError(f'{key}:{name} is {members!r}, but must be a list of data sets.')
         for member in members:
-            check_choice(f'groups:{name}', member, list(datasets))
+            check_choice(f'{key}:{name}', member, list(datasets))
         found[name] = tuple(members)
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from defsr.benchmark_options import Benchmark
-from defsr.metrics.bootstrap import Difference, paired_bootstrap
+from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
 from defsr.utils.figures import save_figure
 from defsr.utils.files import atomic_path
 
@@ -101,16 +101,23 @@ class Report:
         )
 
     def _scores(self) -> str:
-        names = [f'{n} ({self.number(n)})' for n in self.benchmark.datasets]
+        tables = self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
+        return '\n\n'.join(
+            f'{title}:\n\n{self._table(names)}' if title else self._table(names)
+            for title, names in tables.items()
+        )
+
+    def _table(self, datasets: Sequence[str]) -> str:
         lines = []
         for label, method in self.benchmark.methods.items():
-            cells = [self._score(label, dataset) for dataset in self.benchmark.datasets]
+            cells = [self._score(label, dataset) for dataset in datasets]
             number, seconds = self.parameters(label), self.seconds_per_megapixel(label)
             lines.append([
                 label, method.loss, *cells,
                 '-' if number is None else f'{number / 1e6:.2f} M' if number else '0',
                 '-' if seconds is None else f'{seconds:.2g}',
             ])  # fmt: skip
+        names = [f'{name} ({self.number(name)})' for name in datasets]
         return markdown_table(['method', 'loss', *names, 'parameters', 's/MP'], lines)
 
     def _score(self, method: str, dataset: str) -> str:
@@ -150,7 +157,7 @@ class Report:
         return (
             f'PSNR-Y minus that of {base} in dB, with the 95 % interval of a paired bootstrap over '
             f'images ({self.benchmark.samples:,d} resamples). No claim is made where the interval '
-            f'holds 0, nor of a single image.\n\n{table}'
+            f'holds 0, nor of fewer than {FEWEST} images.\n\n{table}'
         )
 
     def _published(self) -> str:
@@ -244,7 +251,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _difference_cell(found: Difference | None) -> str:
     if found is None:
         return '-'
-    if found.number == 1:
-        return f'{found.mean:+.2f} (one image)'
+    if found.number < FEWEST:
+        return f'{found.mean:+.2f} ({found.number} image{"s" * (found.number > 1)}, no claim)'
     claim = '' if found.is_claim else ', no claim'
     return f'{found.mean:+.2f} ({found.low:+.2f} .. {found.high:+.2f}{claim})'

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FEWEST = 6  # images that can show a difference: were there none, 2 of 2**6 would agree in sign
+
 
 class Difference(NamedTuple):
     """Mean difference and the interval that holds the given share of resampled means."""
@@ -18,8 +20,12 @@ class Difference(NamedTuple):
 
     @property
     def is_claim(self) -> bool:
-        """Whether the interval leaves no doubt about the sign. Never with a single image."""
-        return self.number > 1 and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves no doubt about the sign.
+
+        Never with fewer than ``FEWEST`` images: resampling two or three that agree in sign never
+        gives another one, though chance alone makes them agree in a half or a quarter of cases.
+        """
+        return self.number >= FEWEST and (self.low > 0 or self.high < 0)
 
 
 def paired_bootstrap(

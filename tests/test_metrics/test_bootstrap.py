@@ -41,9 +41,11 @@ def test_repeats_with_the_seed():
     assert paired_bootstrap(values, 50, seed=3) != paired_bootstrap(values, 50, seed=4)
 
 
-def test_one_image_is_no_claim():
+def test_few_images_are_no_claim():
     found = paired_bootstrap([2.0])
     assert found == (2.0, 2.0, 2.0, 1) and not found.is_claim
+    assert not paired_bootstrap([2.0] * 5).is_claim
+    assert paired_bootstrap([2.0, 1.0] * 3).is_claim and paired_bootstrap([-1.0] * 6).is_claim
 
 
 def test_refuses():

@@ -287,7 +287,7 @@ def test_losses_in_words():
 
 
 def test_differences_are_paired(bench):
-    """By hand: per image, pooled over a group; a single image is no claim."""
+    """By hand: per image, pooled over a group; few images are no claim."""
     content = bench | {'groups': {'both': ['whole', 'middle']}, 'bootstrap': {'samples': 500}}
     benchmark = read_benchmark(content)
     measured = [
@@ -305,8 +305,22 @@ def test_differences_are_paired(bench):
     assert (found.mean, found.number) == (2.0, 3) and 1 <= found.low < found.high <= 3
     assert report.difference('DEF', ('whole',)) is None
     text = report.markdown()
-    assert '-1.00 (one image)' in text
+    assert '-1.00 (1 image, no claim)' in text and '+2.00 (3 images, no claim)' in text
     assert report.seconds_per_megapixel('EDSR') == 0.5
+
+
+def test_tables_of_chosen_data_sets(bench):
+    """A title and a table for each list; numbers of all data sets in the last two columns."""
+    content = bench | {'tables': {'Whole images': ['whole'], 'Middles': ['middle', 'whole']}}
+    measured = [
+        {'method': 'EDSR', 'dataset': d, 'image': 'a', 'psnr': p, 'ssim': 0.5, 'seconds': 1.0,
+         'megapixels': 2.0, 'parameters': 3_000_000}
+        for d, p in (('whole', 20.0), ('middle', 30.0))
+    ]  # fmt: skip
+    text = Report(read_benchmark(content), measured, {}).markdown()
+    first, second = text.split('Whole images:')[1].split('Middles:')
+    assert '| EDSR | L1 | 20.00 / 0.500 | 3.00 M | 0.5 |' in first
+    assert '| EDSR | L1 | 30.00 / 0.500 | 20.00 / 0.500 | 3.00 M | 0.5 |' in second
 
 
 MISTAKES = [
@@ -316,6 +330,7 @@ MISTAKES = [
     (lambda b: b['methods'].update(x={'weights': 'w'}), 'methods:x:options is missing'),
     (lambda b: b.update(compare_to='ESDR'), "compare_to is 'ESDR'.*Did you mean `EDSR`"),
     (lambda b: b.update(groups={'g': ['hole']}), "groups:g is 'hole'.*Did you mean `whole`"),
+    (lambda b: b.update(tables={'t': ['hole']}), "tables:t is 'hole'.*Did you mean `whole`"),
     (lambda b: b.update(groups={'g': 'whole'}), "groups:g is 'whole', but must be a list"),
     (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
     (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),

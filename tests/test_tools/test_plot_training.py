@@ -52,7 +52,9 @@ def test_picture(tmp_path):
 
 def test_the_legend_fits_long_names(tmp_path):
     """Six runs of long names in one panel: all of the legend is within the picture."""
-    curves = {f'small_table2_DCN_DEF_x4_{n}': {'losses/l_pix': ([0, 1], [n, 0.5])} for n in range(6)}
+    curves = {
+        f'small_table2_DCN_DEF_x4_{n}': {'losses/l_pix': ([0, 1], [n, 0.5])} for n in range(6)
+    }
     draw(curves, [['losses/l_pix']], tmp_path / 'o.png')
     picture = cv2.imread(str(tmp_path / 'o.png'))
     height, width, _ = picture.shape
