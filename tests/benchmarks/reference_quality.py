@@ -42,6 +42,12 @@ LEVELS: dict[str, tuple[float, ...]] = {
     'hue, degrees': (0.0, 20.0, 45.0, 90.0, 180.0),
     'overlap, %': (100.0, 80.0, 60.0, 40.0, 20.0, 0.0),
 }
+UNCHANGED = {
+    'exposure, stops': 0.0,
+    'contrast, factor': 1.0,
+    'hue, degrees': 0.0,
+    'overlap, %': 100.0,
+}
 FIELDS = {'exposure, stops': 'exposure', 'contrast, factor': 'contrast', 'hue, degrees': 'hue'}
 METHODS = tuple(
     f'{label}=options/small/{row}_x4.yml:experiments/pretrained_models/small_{row}.pth'
@@ -49,6 +55,7 @@ METHODS = tuple(
         ('EDSR', 'EDSR'), ('Base', 'table2_Base'), ('DEF', 'table2_DCN_DEF'), ('best', 'best')
     )
 )  # fmt: skip
+Row = tuple[str, float, str, list[float]]  # study, level, method, dB of each pair
 
 
 class Photographs:
@@ -99,7 +106,7 @@ def restorers(methods: Sequence[str]) -> dict[str, object]:
 
 def gains(
     photographs: Photographs, names: Sequence[str], methods: Mapping[str, object], record: Record
-) -> Iterator[tuple[str, float, str, list[float]]]:
+) -> Iterator[Row]:
     """(study, level, method, dB over bicubic of each pair)."""
     total = len(names) * sum(map(len, LEVELS.values()))
     with tqdm(total=total, unit='reference') as bar:
@@ -145,7 +152,29 @@ def error_of(values: Sequence[float]) -> float:
     return math.sqrt(sum((x - mean) ** 2 for x in values) / (len(values) - 1) / len(values))
 
 
-def draw(rows: Sequence[tuple[str, float, str, list[float]]], path: str) -> None:
+def costs(rows: Sequence[Row]) -> list[Row]:
+    """The rows, less what the same pair gains with the unchanged reference."""
+    base = {(s, label): v for s, level, label, v in rows if level == UNCHANGED[s]}
+    return [
+        (s, level, label, [a - b for a, b in zip(values, base[s, label], strict=True)])
+        for s, level, label, values in rows
+    ]
+
+
+def tables(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """A table per study: a line per method, a column per level."""
+    parts = []
+    for study, levels in LEVELS.items():
+        lines = []
+        for method in methods:
+            values = [v for s, _, label, v in rows if (s, label) == (study, method)]
+            cells = [f'{sum(v) / len(v):+.2f} ± {error_of(v):.2f}' for v in values]
+            lines.append([method, *cells])
+        parts.append(table([study, *(f'{level:g}' for level in levels)], lines))
+    return parts
+
+
+def draw(rows: Sequence[Row], path: str) -> None:
     """A panel per study, a line per method with a band of one standard error either way."""
     from matplotlib.figure import Figure
 
@@ -183,15 +212,9 @@ def main() -> None:
     photographs, methods = Photographs(args.data), restorers(args.methods)
     names = photographs.names[:: max(1, len(photographs.names) // args.pairs)][: args.pairs]
     rows = list(gains(photographs, names, methods, Record(args.record)))
-    parts = []
-    for study, levels in LEVELS.items():
-        lines = []
-        for label in methods:
-            values = [v for s, _, name, v in rows if (s, name) == (study, label)]
-            cells = [f'{sum(v) / len(v):+.2f} ± {error_of(v):.2f}' for v in values]
-            lines.append([label, *cells])
-        parts.append(table([study, *(f'{level:g}' for level in levels)], lines))
-    report(f'dB over bicubic, mean of {len(names)} pairs and its standard error', *parts)
+    number = f'mean of {len(names)} pairs and its standard error'
+    report(f'dB over bicubic, {number}', *tables(rows, list(methods)))
+    report(f'What the change costs each pair, dB, {number}', *tables(costs(rows), list(methods)))
     if args.figure:
         draw(rows, args.figure)
 
