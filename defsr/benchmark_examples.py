@@ -95,13 +95,14 @@ class Examples:
         return sorted(wins, reverse=True)[:number] + sorted(losses)[:number]
 
     def draw(self, path: Path) -> None:
-        """A row per window: reference, then every method, then GT. Nothing without windows."""
+        """A row per window: reference, the methods shown, GT. Nothing without windows."""
         from matplotlib.figure import Figure
 
         examples = self.find()
         if not examples:
             return
-        methods = [m for m in self.benchmark.methods if any(key[0] == m for key in self.paths)]
+        shown = self.benchmark.examples['show'] or self.benchmark.methods
+        methods = [m for m in shown if any(key[0] == m for key in self.paths)]
         columns = len(methods) + 2
         size = (1.7 * columns, 1.95 * len(examples))
         figure = Figure(figsize=size, dpi=110, layout='constrained')

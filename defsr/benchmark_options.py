@@ -90,12 +90,17 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
     bootstrap = check_block('bootstrap', opt.get('bootstrap') or {})
     check_keys('bootstrap', bootstrap, ('samples', 'seed'))
     examples = check_block('examples', opt.get('examples') or {})
-    check_keys('examples', examples, ('method', 'number', 'side'))
+    check_keys('examples', examples, ('method', 'number', 'side', 'show'))
     save_images = check_choice('save_images', opt.get('save_images', False), (True, False))
     if examples:
         check_choice('examples:method', required(examples, 'examples', 'method'), list(methods))
         check_int('examples:number', examples.get('number', 2), 1)
         check_int('examples:side', examples.get('side', 96), 16)
+        show = examples.get('show', [])
+        if not isinstance(show, list):
+            raise ValueError(f'examples:show is {show!r}, but must be a list of methods.')
+        for label in show:
+            check_choice('examples:show', label, list(methods))
         if not save_images or compare_to is None:
             raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
     tile = opt.get('tile', 96)
@@ -114,7 +119,7 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
         seed=check_int('bootstrap:seed', bootstrap.get('seed', 0), 0),
         published=tuple(_published(opt.get('published') or [], datasets)),
         save_images=save_images,
-        examples={'number': 2, 'side': 96} | dict(examples) if examples else {},
+        examples={'number': 2, 'side': 96, 'show': []} | dict(examples) if examples else {},
     )
 
 

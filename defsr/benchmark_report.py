@@ -101,11 +101,13 @@ class Report:
         )
 
     def _scores(self) -> str:
-        tables = self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
         return '\n\n'.join(
             f'{title}:\n\n{self._table(names)}' if title else self._table(names)
-            for title, names in tables.items()
+            for title, names in self._tables().items()
         )
+
+    def _tables(self) -> Mapping[str, Sequence[str]]:
+        return self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
 
     def _table(self, datasets: Sequence[str]) -> str:
         lines = []
@@ -205,32 +207,43 @@ class Report:
         return json.dumps(content, indent=1) + '\n'
 
     def draw(self, path: Path) -> None:
-        """dB over the first method: a group of bars per data set, a bar per method."""
+        """dB over the first method: a panel per table, a group of bars per data set."""
         from matplotlib.figure import Figure
 
         first, *others = self.benchmark.methods
         others = [m for m in others if any(label == m for label, _ in self.cells)]
-        datasets = [d for d in self.benchmark.datasets if self.mean(first, d, 'psnr') is not None]
-        if not others or not datasets:
+        panels = {}
+        for title, names in self._tables().items():
+            measured = [name for name in names if self.mean(first, name, 'psnr') is not None]
+            if measured:
+                panels[title] = measured
+        if not others or not panels:
             return
-        width = 0.8 / len(others)
-        size = (max(7, 0.22 * len(others) * len(datasets) + 2), 4.2)
+        bars = len(others) * max(map(len, panels.values()))
+        size = (min(14, max(7, 0.22 * bars + 2)), 0.8 + 3.2 * len(panels))
         figure = Figure(figsize=size, dpi=110, layout='constrained')
-        axis = figure.subplots()
-        for number, method in enumerate(others):
+        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+        for axis, (title, names) in zip(axes, panels.items(), strict=True):
+            self._draw_bars(axis, names, others)
+            axis.set(ylabel=f'PSNR-Y over {first}, dB', title=title)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc='outside right upper', fontsize=8)
+        figure.suptitle(self.benchmark.name)
+        save_figure(figure, path)
+
+    def _draw_bars(self, axis, datasets: Sequence[str], methods: Sequence[str]) -> None:
+        first, width = next(iter(self.benchmark.methods)), 0.8 / len(methods)
+        for number, method in enumerate(methods):
             places, gains = [], []
             for place, dataset in enumerate(datasets):
                 psnr = self.mean(method, dataset, 'psnr')
                 if psnr is not None:
-                    places.append(place + (number - (len(others) - 1) / 2) * width)
+                    places.append(place + (number - (len(methods) - 1) / 2) * width)
                     gains.append(psnr - self.mean(first, dataset, 'psnr'))
             axis.bar(places, gains, width, label=method)
         axis.axhline(0, color='black', linewidth=0.8)
-        axis.set_xticks(range(len(datasets)), datasets, rotation=20)
-        axis.set(ylabel=f'PSNR-Y over {first}, dB', title=self.benchmark.name)
+        axis.set_xticks(range(len(datasets)), datasets, fontsize=9)
         axis.grid(axis='y', alpha=0.3)
-        figure.legend(loc='outside right upper', fontsize=8)
-        save_figure(figure, path)
 
     def write(self, folder: Path) -> None:
         """All four files, each whole or not at all."""

@@ -259,7 +259,10 @@ def test_examples_show_what_is_planted():
 
 def test_saved_images_and_examples(bench, workspace):
     """What is measured is what is saved; an image that is gone is made again."""
-    bench |= {'save_images': True, 'examples': {'method': 'DEF', 'number': 1, 'side': 16}}
+    bench |= {
+        'save_images': True,
+        'examples': {'method': 'DEF', 'number': 1, 'side': 16, 'show': ['EDSR', 'DEF']},
+    }
     write(bench)
     run_well(workspace, *TOOL)
     pictures = sorted((workspace / 'results/b/images').rglob('*.png'))
@@ -331,6 +334,10 @@ MISTAKES = [
     (lambda b: b.update(compare_to='ESDR'), "compare_to is 'ESDR'.*Did you mean `EDSR`"),
     (lambda b: b.update(groups={'g': ['hole']}), "groups:g is 'hole'.*Did you mean `whole`"),
     (lambda b: b.update(tables={'t': ['hole']}), "tables:t is 'hole'.*Did you mean `whole`"),
+    (
+        lambda b: b.update(save_images=True, examples={'method': 'DEF', 'show': ['EDS']}),
+        "examples:show is 'EDS'.*Did you mean `EDSR`",
+    ),
     (lambda b: b.update(groups={'g': 'whole'}), "groups:g is 'whole', but must be a list"),
     (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
     (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),
