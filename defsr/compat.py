@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import types
@@ -53,6 +54,12 @@ def patch_pipelines() -> None:
     misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
+    logging.getLogger('basicsr').addFilter(_of_interest)
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """basicsr 1.4.2 warns at every validation of several sets, which all models here support."""
+    return 'Multiple validation datasets' not in str(record.msg)
 
 
 def _mkdir_and_rename(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -142,3 +143,13 @@ def test_folders_archived_in_one_second_do_not_collide(pipelines, tmp_path):
         (folder / str(i)).touch()
     names = {path.name for path in tmp_path.glob('experiment*/*')}
     assert names == {'0', '1', '2'} and len(list(tmp_path.glob('experiment*'))) == 3
+
+
+def test_no_warning_of_what_is_supported(pipelines, caplog):
+    logger = logging.getLogger('basicsr')
+    with caplog.at_level(logging.INFO, 'basicsr'):
+        logger.addHandler(caplog.handler)
+        logger.warning('Multiple validation datasets are *only* supported by SRModel.')
+        logger.warning('another')
+        logger.removeHandler(caplog.handler)
+    assert {record.message for record in caplog.records} == {'another'}
