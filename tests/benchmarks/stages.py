@@ -4,8 +4,8 @@
 
 PSNR-Y of the result (8 bit, crop_border 4) on the CUFED5 image with reference 1 and on the stereo
 pair, both ways: bicubic, I_DE, the row as it is; with the matches that the GT query finds (matching
-were perfect, transfer and network as they are); with GT as the reference (nothing is missing and
-all is matched); with an unrelated reference (what the network adds by itself).
+were perfect, transfer and network as they are); with GT as the reference (nothing is missing, and
+the row's own query has to find it); with an unrelated reference (what the network adds by itself).
 """
 
 from __future__ import annotations
