@@ -186,7 +186,12 @@ class SafeTraining(SafeNetworks, ShardedValidation):
     # -- checkpoints ---------------------------------------------------------------------------
 
     def save(self, epoch: int, current_iter: int | str) -> None:
-        """Write a checkpoint: whole, or not at all; then delete what ``keep_last`` lets go."""
+        """Write a checkpoint: whole, or not at all; then delete what ``keep_last`` lets go.
+
+        The curves up to here come first: a run that goes on from it does not log them again.
+        """
+        if self.tb_logger:
+            self.tb_logger.flush()
         self.written = []
         super().save(epoch, current_iter)
         if not distributed.is_main() or not _is_numbered(current_iter):

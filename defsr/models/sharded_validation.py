@@ -59,6 +59,8 @@ class ShardedValidation(BaseModel):
         self.record.add(current_iter, name, self._means)
         if distributed.is_main():
             self._keep_best(name, current_iter)
+            if tb_logger:
+                tb_logger.flush()  # what is recorded is not logged again
             self.record.save()
 
     def _update_best_metric_result(self, dataset_name, metric, val, current_iter) -> None:

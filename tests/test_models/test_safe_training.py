@@ -4,13 +4,17 @@ import json
 import logging
 import random
 import signal
+import time
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from basicsr.utils.registry import MODEL_REGISTRY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny import loader_of, train, weights, with_gan
+from torch.utils.tensorboard import SummaryWriter
 
 from defsr.models.safe_training import NonFiniteError, SafeTraining, make_safe
 from defsr.training_run import build_safe_model
@@ -150,6 +154,60 @@ def test_resumed_it_is_what_it_was(opt, tmp_path):
     assert torch.equal(weights(again.net_g), weights(model.net_g))
     assert torch.equal(weights(again.net_g_ema), weights(model.net_g_ema))
     assert again.num_nonfinite == 4
+
+
+@pytest.fixture
+def slow_logger(tmp_path, monkeypatch):
+    """A TensorBoard writer that lags behind, as on a busy machine; ``steps`` are on the disk."""
+    write = RecordWriter.write
+
+    def write_late(self, data):
+        time.sleep(0.2)
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, 'write', write_late)
+    logger = SummaryWriter(str(tmp_path / 'tb'))
+
+    def steps(tag):
+        found = EventAccumulator(str(tmp_path / 'tb')).Reload()
+        return [e.step for e in found.Scalars(tag)] if tag in found.Tags()['scalars'] else []
+
+    yield logger, steps
+    logger.close()
+
+
+def test_curves_are_on_the_disk_before_a_checkpoint_counts(opt, slow_logger, monkeypatch):
+    model = build_safe_model(opt)
+    train(model, opt, 1, 2)
+    model.tb_logger, steps = slow_logger
+    for current_iter in (1, 2):
+        model.tb_logger.add_scalar('losses/l_g_pix', 0.5, current_iter)
+    found = []
+    publish = model.checkpoints.publish
+
+    def note(*args):
+        found.append(steps('losses/l_g_pix'))
+        publish(*args)
+
+    monkeypatch.setattr(model.checkpoints, 'publish', note)
+    model.save(0, 2)
+    assert found == [[1, 2]]
+
+
+def test_metrics_are_on_the_disk_before_a_validation_counts(opt, slow_logger, monkeypatch):
+    logger, steps = slow_logger
+    model = build_safe_model(opt)
+    train(model, opt, 1, 2)
+    found = []
+    save = model.record.save
+
+    def note():
+        found.append(steps('metrics/tinyval/psnr'))
+        save()
+
+    monkeypatch.setattr(model.record, 'save', note)
+    model.validation(loader_of(opt, 'val'), 2, logger)
+    assert found == [[2]]
 
 
 def test_validations_are_recorded_and_not_repeated(opt, tmp_path, monkeypatch):
