@@ -18,8 +18,8 @@ from typing import TextIO
 import torch
 import yaml
 
+from defsr.config.files import OptionLoader, load_options, override_options, split_force_yml
 from defsr.utils.cli import tell
-from defsr.utils.options import OptionLoader, load_options, override_options, split_force_yml
 
 
 def apply() -> None:
@@ -36,7 +36,7 @@ def patch_pipelines() -> None:
     processes but one wait while it validates. Its loops stay; the functions that they call become
     those of a ``TrainingRun`` and models with ``SafeTraining`` in front.
     """
-    from defsr.training_run import TrainingRun, build_safe_model
+    from defsr.running.training_run import TrainingRun, build_safe_model
     from defsr.utils.stopping import StopRequest
 
     train = importlib.import_module('basicsr.train')
@@ -144,7 +144,7 @@ def _with_safe_overrides(options: types.ModuleType):
 
     Its ``init_dist`` calls CUDA on machines without, and each process draws a seed of its own.
     """
-    from defsr.options_check import check_options
+    from defsr.config.check import check_options
     from defsr.utils import distributed
 
     original, original_init_dist = options.parse_options, options.init_dist

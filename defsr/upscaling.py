@@ -11,13 +11,13 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.archs.match_keys import MATCH_OPTIONS
-from defsr.archs.pipeline import StageProgress
+from defsr.config.files import load_options
+from defsr.images.form import Image, ImageForm, is_image
+from defsr.methods.build import MIN_TILE, ReferenceRestorer
+from defsr.methods.match_keys import MATCH_OPTIONS
+from defsr.methods.matched import StageProgress
 from defsr.ops.resize import upsample_bicubic
-from defsr.restoring import MIN_TILE, ReferenceRestorer
 from defsr.utils.checks import check_at_least, check_image, check_keys
-from defsr.utils.image_form import Image, ImageForm, is_image
-from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from photos import read_rgb
 from torchvision.utils import save_image
 
 import defsr  # noqa: F401  (registers everything, applies the patches)
+
+pytest_plugins = ['small_sets', 'tiny']
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Augmentation draws from Python's generator; no test depends on another."""
+    state = random.getstate()
+    random.seed(20)
+    yield
+    random.setstate(state)
 
 
 @pytest.fixture

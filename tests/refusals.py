@@ -26,11 +26,11 @@ from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from PIL import Image
 
-from defsr import options_check
-from defsr.data import cache_record
-from defsr.enhancing import fill_caches
+from defsr.config.check import check_options
+from defsr.config.files import load_options, override_options
+from defsr.data import cache_record, lmdb_writer
+from defsr.enhance.job import fill_caches
 from defsr.tools import create_lmdb, upscale
-from defsr.utils.options import load_options, override_options
 from defsr.utils.paths import REPOSITORY
 
 PAGE = REPOSITORY / 'docs/refusals.md'
@@ -101,7 +101,7 @@ def _plain(node: object) -> object:
 def check(workspace: Workspace, *, is_train: bool = True) -> None:
     """As both entry points do before anything else."""
     opt = override_options(load_options(workspace.save()), workspace.arguments)
-    options_check.check_options(opt, is_train)
+    check_options(opt, is_train)
 
 
 def read(workspace: Workspace) -> None:
@@ -505,7 +505,7 @@ def lmdb(spoil: Callable[[Workspace], object]) -> Callable[[Workspace], object]:
 
     def pack_and_spoil(workspace: Workspace) -> None:
         folders = {role: workspace.folder / role for role in ('gt', 'ref')}
-        create_lmdb.create_lmdb(folders, workspace.folder)
+        lmdb_writer.create_lmdb(folders, workspace.folder)
         roots = {f'dataroot_{role}': str(workspace.folder / f'{role}.lmdb') for role in folders}
         workspace.opt['datasets']['val'] |= roots | {'io_backend': {'type': 'lmdb'}}
         spoil(workspace)

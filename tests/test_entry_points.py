@@ -6,7 +6,7 @@ import pytest
 import torch
 from workspaces import TRAIN, run, run_well, save_options, shrink
 
-from defsr.utils.options import load_options
+from defsr.config.files import load_options
 from defsr.utils.paths import REPOSITORY
 
 

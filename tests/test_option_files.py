@@ -12,16 +12,16 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from denoisers import TINY_ADM
 
-from defsr.archs.match_keys import MATCH_KEYS, key_weights
+from defsr.config.files import load_options
 from defsr.data.triplet_options import TripletOptions
 from defsr.diffusion.schedule import ADM_SCHEDULE
-from defsr.enhance_options import check_enhance_options
-from defsr.models.def_model import TRAIN_KEYS, VAL_KEYS
+from defsr.enhance.options import check_enhance_options
+from defsr.methods.match_keys import MATCH_KEYS, key_weights
 from defsr.models.diffusion_model import TRAIN_KEYS as DIFFUSION_TRAIN_KEYS
 from defsr.models.diffusion_model import VAL_KEYS as DIFFUSION_VAL_KEYS
-from defsr.models.safe_training import SAFE_TRAIN_KEYS
+from defsr.models.ref_sr_model import TRAIN_KEYS, VAL_KEYS
+from defsr.running.safe_training import SAFE_TRAIN_KEYS
 from defsr.utils.checks import check_keys
-from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'

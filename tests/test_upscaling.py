@@ -13,11 +13,11 @@ from basicsr.archs import build_network
 from caches import DENOISER, write_prior
 
 from defsr import upscaling
-from defsr.archs.pipeline import STAGES
+from defsr.config.files import load_options
+from defsr.images.photo import from_levels, to_grey
+from defsr.methods.matched import STAGES
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import Upscaler, limit_references, pick_device, upscale
-from defsr.utils.image_io import from_levels, to_grey
-from defsr.utils.options import load_options
 
 NETWORK = """
 scale: 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from defsr.utils.options import load_options
+from defsr.config.files import load_options
 from defsr.utils.paths import REPOSITORY
 
 SMALL = REPOSITORY / 'options/small'

@@ -13,9 +13,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.diffusion.operators import BicubicDownsample
+from defsr.images.levels import round_to_8_bit
 from defsr.utils.checks import check_at_least, check_choice
 from defsr.utils.fingerprints import plain
-from defsr.utils.levels import round_to_8_bit
 
 BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
 # Options, of the class and of `diffusion`, that change a result by no more than rounding.

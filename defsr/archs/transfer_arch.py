@@ -9,13 +9,10 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.levels import LEVEL_FACTORS, VGG_CHANNELS
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
 from defsr.utils.checks import check_choice
-
-# Level name -> its size over that of the matched level relu3_1, fine to coarse.
-LEVEL_FACTORS = {'relu1_1': 4, 'relu2_1': 2, 'relu3_1': 1}
-VGG_CHANNELS = {'relu1_1': 64, 'relu2_1': 128, 'relu3_1': 256}
 
 
 @ARCH_REGISTRY.register()

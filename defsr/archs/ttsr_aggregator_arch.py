@@ -10,7 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.transfer_arch import VGG_CHANNELS
+from defsr.archs.levels import VGG_CHANNELS
 
 MATRIX_SIDE = 128  # up to this side bicubic upsampling is a product with matrices
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from defsr.images.levels import levels_of, round_to_8_bit
 from defsr.ops.resize import downsample_bicubic
-from defsr.utils.levels import levels_of, round_to_8_bit
 
 Degradation = Literal['matlab', 'pil']
 DEGRADATIONS = ('matlab', 'pil')

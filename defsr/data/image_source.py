@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
-from defsr.utils.image_header import MAX_MEGAPIXELS, check_megapixels, image_size
+from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from defsr.data.augmentation import REF_AUGMENTS
 from defsr.data.degradation import DEGRADATIONS
+from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_block, check_choice, check_int, check_keys
-from defsr.utils.image_header import MAX_MEGAPIXELS
 
 SET_IT = '. Set it'
 ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')

@@ -10,8 +10,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from defsr.images.levels import levels_of
 from defsr.utils.checks import check_above, check_between
-from defsr.utils.levels import levels_of
 from defsr.utils.seeding import derive_seed
 
 BLOCK = 64  # side of the blocks in which noise is drawn

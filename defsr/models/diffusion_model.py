@@ -10,11 +10,11 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from defsr.archs.denoiser_runtime import DenoiserRuntime
-from defsr.data.shards import gather_rows
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
+from defsr.running.shards import gather_rows
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys
 from defsr.utils.seeding import derive_seed
 

@@ -8,18 +8,12 @@ from collections.abc import Mapping, Sequence
 from os import path as osp
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
-from defsr.data.shards import gather_rows
-from defsr.ops.resize import upsample_bicubic
-from defsr.ops.warping import displacement
-from defsr.utils import distributed
-from defsr.utils.figures import (
+from defsr.images.figures import (
     busiest_window,
     label_colours,
     match_colours,
@@ -27,12 +21,15 @@ from defsr.utils.figures import (
     side_by_side,
     to_uint8,
 )
+from defsr.metrics.scores import metric_values
+from defsr.ops.resize import upsample_bicubic
+from defsr.ops.warping import displacement
+from defsr.running.shards import gather_rows
+from defsr.utils import distributed
 from defsr.utils.files import atomic_path
 
 if TYPE_CHECKING:
-    from defsr.models.def_model import DEFModel
-
-SMALLEST = {'calculate_ssim': 11}  # pixels per side that a metric of BasicSR needs; others: 1
+    from defsr.models.ref_sr_model import DEFModel
 
 
 def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: bool) -> None:
@@ -90,21 +87,6 @@ def _measure(model: DEFModel, metrics: Mapping[str, Mapping], with_bicubic: bool
         values = metric_values(tensor2img(bicubic), gt, metrics)
         row.update({f'bicubic_{key}': value for key, value in values.items()})
     return row
-
-
-def metric_values(
-    image: np.ndarray, gt: np.ndarray, metrics: Mapping[str, Mapping]
-) -> dict[str, float]:
-    """BasicSR's metrics of an image, (H,W,3) BGR uint8 as ``gt``; ValueError if it is too small."""
-    for name, opt in metrics.items():
-        smallest = 2 * opt.get('crop_border', 0) + SMALLEST.get(opt['type'], 1)
-        if min(gt.shape[:2]) < smallest:
-            raise ValueError(
-                f'A ground truth is {gt.shape[0]}x{gt.shape[1]} (HxW), but val:metrics:{name} '
-                f'needs at least {smallest} pixels per side. Remove it, or lower crop_border.'
-            )
-    pair = {'img': image, 'img2': gt}
-    return {name: float(calculate_metric(pair, dict(opt))) for name, opt in metrics.items()}
 
 
 def _report(

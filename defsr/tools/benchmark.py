@@ -12,13 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from defsr.benchmark_examples import Examples
-from defsr.benchmark_options import read_benchmark
-from defsr.benchmark_report import Report
-from defsr.benchmarking import GO_ON, Runner, collect
+from defsr.benchmark.examples import Examples
+from defsr.benchmark.options import read_benchmark
+from defsr.benchmark.report import Report
+from defsr.benchmark.runner import GO_ON, Runner, collect
+from defsr.config.files import load_options, override_options
 from defsr.utils.checks import check_choice
 from defsr.utils.cli import run_cli, tell
-from defsr.utils.options import load_options, override_options
 from defsr.utils.stopping import StopRequest
 
 

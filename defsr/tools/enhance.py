@@ -11,11 +11,11 @@ import argparse
 
 import torch
 
-from defsr.enhance_options import check_enhance_options
-from defsr.enhancing import GO_ON, fill_caches
+from defsr.config.files import load_options, override_options
+from defsr.enhance.job import GO_ON, fill_caches
+from defsr.enhance.options import check_enhance_options
 from defsr.utils import distributed
 from defsr.utils.cli import run_cli
-from defsr.utils.options import load_options, override_options
 from defsr.utils.stopping import StopRequest
 
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from defsr.data.correspondence import Correspondence, write_correspondences
 from defsr.data.image_source import ImageSource, image_key
 from defsr.data.pair_synthesis import PairSettings, make_pair
+from defsr.images.levels import levels_of
 from defsr.tools.create_lmdb import create_lmdb
 from defsr.utils.checks import check_at_least
 from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import building_folder, clear_remains, publish_folder
-from defsr.utils.levels import levels_of
 
 TRUTH_FILE = 'correspondence.csv'
 OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from defsr.images.figures import save_figure
 from defsr.utils.cli import run_cli, tell
-from defsr.utils.figures import save_figure
 
 Curve = tuple[list[int], list[float]]  # steps, values
 

@@ -18,6 +18,15 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.images.figures import busiest_window, save_comparison
+from defsr.images.photo import (
+    MAX_MEGAPIXELS,
+    Photo,
+    check_writable,
+    losses,
+    read_photo,
+    write_photo,
+)
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import (
     MAX_REF_MEGAPIXELS,
@@ -29,15 +38,6 @@ from defsr.upscaling import (
 )
 from defsr.utils.checks import check_at_least
 from defsr.utils.cli import StageBars, run_cli, tell
-from defsr.utils.figures import busiest_window, save_comparison
-from defsr.utils.image_io import (
-    MAX_MEGAPIXELS,
-    Photo,
-    check_writable,
-    losses,
-    read_photo,
-    write_photo,
-)
 
 CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
 

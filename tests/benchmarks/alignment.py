@@ -39,16 +39,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from defsr.archs.match_keys import mixed_key
-from defsr.archs.pipeline import MATCH_LEVEL
+from defsr.archs.levels import MATCH_LEVEL
 from defsr.archs.sisr_enhancer_arch import SISREnhancer
+from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.diffusion import BicubicDownsample, ddnm_sample, from_signed, to_signed
+from defsr.images.figures import save_figure
+from defsr.methods.match_keys import mixed_key
 from defsr.ops.matching import match_patches
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
-from defsr.utils.options import load_options
 
 SIZE = (256, 320)
 OPERATOR = BicubicDownsample(4)

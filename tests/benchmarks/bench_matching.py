@@ -39,12 +39,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from defsr.archs.pipeline import MATCH_LEVEL
-from defsr.archs.texture_maps import texture_features
+from defsr.archs.levels import MATCH_LEVEL
+from defsr.images.figures import save_figure
+from defsr.methods.texture_maps import texture_features
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
 
 GRIDS = (40, 64, 96, 125)
 PHOTOGRAPHS = ((64, 64), (125, 125), (170, 255), (240, 360), (339, 510))  # (h, w) of the features

@@ -24,8 +24,8 @@ from measuring import (
     table,
 )
 
+from defsr.images.figures import save_figure
 from defsr.utils.cli import tell
-from defsr.utils.figures import save_figure
 
 SIZES = [(256, 256), (512, 512), (768, 1024), (1024, 1536), (1356, 2040)]
 LOOKS = {'full': ('#1f6feb', 'o'), 'blend': ('#d1242f', 's')}

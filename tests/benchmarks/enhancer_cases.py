@@ -17,10 +17,10 @@ from basicsr.utils import tensor2img
 from torch import Tensor, nn
 
 from defsr.archs.enhancer_arch import DDNMEnhancer
+from defsr.config.files import load_options
 from defsr.data.degradation import degrade
 from defsr.data.image_source import ImageSource
 from defsr.ops.resize import upsample_bicubic
-from defsr.utils.options import load_options
 
 OPTIONS = 'options/small/enhance_cufed_small.yml'
 TRUNK = 'experiments/pretrained_models/vgg16_trunk_hed.pth'

@@ -31,13 +31,14 @@ from measuring import data_argument, table
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from defsr.archs.pipeline import MATCH_LEVEL, ReferenceKeys, RefSRPipeline
+from defsr.archs.levels import MATCH_LEVEL
 from defsr.data.image_source import ImageSource
 from defsr.diffusion import BicubicDownsample
+from defsr.images.figures import save_figure
+from defsr.methods.matched import ReferenceKeys, RefSRPipeline
 from defsr.ops.matching import match_patches
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
 
 SIZE = (256, 320)
 OPERATOR = BicubicDownsample(4)

@@ -32,11 +32,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from defsr.diffusion import BicubicDownsample
+from defsr.images.figures import save_figure
+from defsr.images.levels import round_to_8_bit
 from defsr.metrics.trunk_distance import trunk_distance
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
-from defsr.utils.levels import round_to_8_bit
 
 SETS = ('urban100', 'sun80', 'manga109', 'cufed5')
 OPERATOR = BicubicDownsample(4)

@@ -26,14 +26,14 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 from tqdm import tqdm
 
-from defsr.archs.pipeline import RefSRPipeline
 from defsr.data.correspondence import true_positions
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_synthesis import PairSettings, make_pair
+from defsr.images.figures import save_figure
+from defsr.methods.matched import RefSRPipeline
 from defsr.ops.match_check import checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
 
 SETTINGS = PairSettings(
     size=160,

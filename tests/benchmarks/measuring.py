@@ -23,8 +23,8 @@ from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from defsr.archs.enhancer_arch import DDNMEnhancer
+from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
-from defsr.utils.options import load_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIOR = REPOSITORY / 'options/small/train_prior_small.yml'

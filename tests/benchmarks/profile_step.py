@@ -27,10 +27,10 @@ from basicsr.losses import build_loss
 from first_formulation import first_formulation
 from measuring import answer, clock, in_process, report, table
 
-from defsr.archs.pipeline import RefSRPipeline
+from defsr.config.files import load_options
 from defsr.losses.gradient_penalty import gradient_penalty
+from defsr.methods.matched import RefSRPipeline
 from defsr.utils.allocator import keep_freed_memory
-from defsr.utils.options import load_options
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 LEVERS = ('rearranged', 'channels_last', 'allocator')  # in the order they are added

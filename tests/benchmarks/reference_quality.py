@@ -24,13 +24,13 @@ from measuring import data_argument, report, table
 from torch import Tensor
 from tqdm import tqdm
 
+from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_synthesis import PairSettings, Photometry, apply_photometry, make_pair
+from defsr.images.figures import save_figure
+from defsr.methods.build import build_restorer
 from defsr.ops.resize import upsample_bicubic
-from defsr.restoring import build_restorer
 from defsr.utils.cli import run_cli
-from defsr.utils.figures import save_figure
-from defsr.utils.options import load_options
 
 SETTINGS = PairSettings(
     size=128, ref_size=160, overlap=(0.9, 1.0), scale=(1.0, 1.0), rotation=4.0, perspective=0.02,

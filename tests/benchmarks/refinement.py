@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from defsr.archs.pipeline import RefSRPipeline
 from defsr.archs.sisr_enhancer_arch import SISREnhancer
+from defsr.config.files import load_options
+from defsr.methods.matched import RefSRPipeline
 from defsr.ops.warping import gather_positions, match_positions
 from defsr.utils.cli import run_cli
-from defsr.utils.options import load_options
 
 PIXELS = (0, 1, 2, 3)
 

@@ -30,9 +30,9 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.models import build_model
 
-from defsr.data.loaders import build_loaders
-from defsr.training_run import build_safe_model
-from defsr.utils.options import load_options
+from defsr.config.files import load_options
+from defsr.running.loaders import build_loaders
+from defsr.running.training_run import build_safe_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

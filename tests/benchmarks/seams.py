@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from defsr.diffusion.strategies import STRATEGIES
 from defsr.diffusion.windows import Window, cover
+from defsr.images.figures import save_figure, to_uint8
 from defsr.metrics.seams import seam_ratio
-from defsr.utils.figures import save_figure, to_uint8
 
 TRUTH = 'ground truth'
 AMPLIFIED = 6

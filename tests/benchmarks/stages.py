@@ -19,12 +19,12 @@ from enhancer_cases import lq_of, psnr_ssim_y, stereo_images
 from measuring import data_argument, report, table
 from torch import Tensor
 
-from defsr.archs.texture_maps import texture_features
+from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
+from defsr.methods.build import ReferenceRestorer, build_restorer
+from defsr.methods.texture_maps import texture_features
 from defsr.ops.resize import upsample_bicubic
-from defsr.restoring import ReferenceRestorer, build_restorer
 from defsr.utils.cli import run_cli
-from defsr.utils.options import load_options
 
 ROWS = ('bicubic', 'I_DE', 'as it is', 'matched by GT', 'GT as reference', 'unrelated reference')
 

@@ -38,12 +38,12 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from defsr.archs.pipeline import STAGES
+from defsr.config.files import load_options
 from defsr.data.degradation import degrade
+from defsr.methods.matched import STAGES
 from defsr.tools.demo_data import copy_demo_images
 from defsr.upscaling import NETWORK, Upscaler
 from defsr.utils.cli import run_cli
-from defsr.utils.options import load_options
 
 CASES = {
     'stereo': {'tile': 96},

@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from witness import Witness
 
-from defsr.models.checkpoints import Checkpoints
+from defsr.running.checkpoints import Checkpoints
 from defsr.utils.paths import REPOSITORY
 
 HERE = Path(__file__).parent

@@ -109,8 +109,9 @@ def observe_training(witness: Witness, plan: dict) -> Points:
     """Watch a training run: its phases, and what it does to files."""
     from basicsr.data.prefetch_dataloader import CPUPrefetcher
 
-    from defsr.models import checkpoints, validation
-    from defsr.models.safe_training import SafeTraining
+    from defsr.models import validation
+    from defsr.running import checkpoints
+    from defsr.running.safe_training import SafeTraining
 
     begin = SafeTraining.update_learning_rate
 
@@ -139,12 +140,12 @@ def observe_training(witness: Witness, plan: dict) -> Points:
 
 def observe_lmdb(witness: Witness, plan: dict) -> Points:
     """Watch ``create_lmdb``: reading, writing, publishing."""
-    from defsr.tools import create_lmdb
+    from defsr.data import lmdb_writer
 
     points = _watch_files(witness, plan)
     points.around(shutil, 'rmtree', 'rmtree')
-    points.around(create_lmdb, '_put', 'put')
-    create_lmdb.open = _watched_open(points)
+    points.around(lmdb_writer, '_put', 'put')
+    lmdb_writer.open = _watched_open(points)
     for name, phase in (
         ('_encode', 'reading'),
         ('_put', 'writing'),
@@ -152,26 +153,25 @@ def observe_lmdb(witness: Witness, plan: dict) -> Points:
         ('publish_folder', 'publishing'),
         ('clear_remains', 'clearing'),
     ):
-        setattr(create_lmdb, name, _in_phase(witness, getattr(create_lmdb, name), phase))
+        setattr(lmdb_writer, name, _in_phase(witness, getattr(lmdb_writer, name), phase))
     return points
 
 
 def observe_enhance(witness: Witness, plan: dict) -> Points:
     """Watch ``defsr-enhance``: planning, enhancing, writing, packing, publishing."""
-    from defsr import enhancing
-    from defsr.data import enhanced_cache
-    from defsr.tools import create_lmdb
+    from defsr.data import lmdb_writer
+    from defsr.enhance import cache, job
 
     points = _watch_files(witness, plan)
-    points.around(create_lmdb, '_put', 'put')
+    points.around(lmdb_writer, '_put', 'put')
     points.around(shutil, 'rmtree', 'rmtree')
-    enhanced_cache.open = create_lmdb.open = _watched_open(points)
+    cache.open = lmdb_writer.open = _watched_open(points)
     for owner, name, phase in (
-        (enhancing.Job, 'make_plan', 'planning'),
-        (enhancing.Job, 'enhance', 'enhancing'),
-        (enhanced_cache.EnhancedCache, 'put', 'writing'),
-        (enhancing.Job, 'pack', 'packing'),
-        (enhancing, 'publish_folder', 'publishing'),
+        (job.Job, 'make_plan', 'planning'),
+        (job.Job, 'enhance', 'enhancing'),
+        (cache.EnhancedCache, 'put', 'writing'),
+        (job.Job, 'pack', 'packing'),
+        (job, 'publish_folder', 'publishing'),
     ):
         setattr(owner, name, _in_phase(witness, getattr(owner, name), phase))
     return points

@@ -12,7 +12,7 @@ import pytest
 from harness import Result, train_arguments
 from ledger import LONG
 
-from defsr.models.checkpoints import Checkpoints
+from defsr.running.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.timeout(600 if LONG else 120)
 

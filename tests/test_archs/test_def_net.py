@@ -6,7 +6,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 
-from defsr.archs.transfer_arch import LEVEL_FACTORS
+from defsr.archs.levels import LEVEL_FACTORS
 from defsr.archs.ttsr_aggregator_arch import CrossScaleExchange
 from defsr.ops import upsample_bicubic
 

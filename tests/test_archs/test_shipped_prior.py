@@ -8,9 +8,9 @@ import pytest
 import torch
 from basicsr.archs import build_network
 
+from defsr.config.files import load_options
 from defsr.data.degradation import degrade
 from defsr.ops.resize import upsample_bicubic
-from defsr.utils.options import load_options
 from defsr.utils.paths import REPOSITORY
 
 

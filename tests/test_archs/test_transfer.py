@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from defsr.archs.transfer_arch import LEVEL_FACTORS, DCNTransferArch, HardTransferArch
+from defsr.archs.levels import LEVEL_FACTORS
+from defsr.archs.transfer_arch import DCNTransferArch, HardTransferArch
 from defsr.ops import gather_positions, match_positions
 
 NUM_CH = {'relu1_1': 8, 'relu2_1': 16, 'relu3_1': 16}

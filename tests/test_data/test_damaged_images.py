@@ -16,8 +16,8 @@ from PIL import Image
 
 from defsr.data.image_source import ImageSource, decode_image
 from defsr.data.lmdb_reader import read_lmdb
+from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.ref_triplet_dataset import RefTripletDataset
-from defsr.tools.create_lmdb import create_lmdb
 
 PIXELS = cv2.blur(np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8), (3, 3))
 OPTION = 'datasets:Set5:dataroot_gt'

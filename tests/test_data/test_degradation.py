@@ -9,7 +9,7 @@ from basicsr.utils.matlab_functions import imresize
 from PIL import Image
 
 from defsr.data.degradation import crop_to_multiple, degrade, make_lq
-from defsr.utils.levels import round_to_8_bit
+from defsr.images.levels import round_to_8_bit
 
 
 @pytest.fixture

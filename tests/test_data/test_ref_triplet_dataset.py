@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from defsr.data.degradation import crop_to_multiple, degrade
 from defsr.data.image_source import decode_image
+from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.ref_triplet_dataset import RefTripletDataset
-from defsr.tools.create_lmdb import create_lmdb
 
 
 def read(path) -> torch.Tensor:

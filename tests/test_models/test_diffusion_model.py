@@ -8,7 +8,7 @@ import torch
 from tiny import adam, loader_of, weights
 from torch import distributed as dist
 
-from defsr.training_run import build_safe_model
+from defsr.running.training_run import build_safe_model
 from defsr.utils.seeding import seed_generators
 
 

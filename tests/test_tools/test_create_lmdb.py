@@ -18,8 +18,8 @@ from basicsr.data.data_util import paths_from_lmdb
 from basicsr.utils import FileClient
 
 from defsr.data.image_source import ImageSource
+from defsr.data.lmdb_writer import create_lmdb
 from defsr.tools import create_lmdb as tool
-from defsr.tools.create_lmdb import create_lmdb
 from defsr.utils.cli import run_cli
 from defsr.utils.paths import REPOSITORY
 
@@ -160,7 +160,7 @@ def test_the_command_line_refuses_in_one_line(folder, tmp_path, monkeypatch, cap
 
 KILLED = """
 import sys, time
-from defsr.tools import create_lmdb as tool
+from defsr.data import lmdb_writer as tool
 original = tool._put
 def slow(environment, key, content):
     original(environment, key, content)

@@ -10,11 +10,11 @@ import torch
 from basicsr.archs import build_network
 from PIL import Image
 
+from defsr.config.files import parse_yaml
+from defsr.images.photo import read_photo, to_levels
 from defsr.ops.resize import upsample_bicubic
 from defsr.tools import upscale as tool
 from defsr.upscaling import Upscaler
-from defsr.utils.image_io import read_photo, to_levels
-from defsr.utils.options import parse_yaml
 
 NETWORK = """
 scale: 4

@@ -1,0 +1,270 @@
+"""What a benchmark found: Markdown, CSV, JSON and a figure."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from defsr.benchmark.options import Benchmark
+from defsr.images.figures import save_figure
+from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
+from defsr.utils.files import atomic_path
+
+Rows = Sequence[Mapping[str, object]]
+Failures = Mapping[tuple[str, str, str], str]
+
+
+class Report:
+    """Tables of the rows that a benchmark has measured.
+
+    Args:
+        benchmark: the option file.
+        rows: measured rows, see ``defsr.benchmark.runner.measure``.
+        failures: (method, data set, image) -> reason, of this run.
+        command: that made it, for the head.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, rows: Rows, failures: Failures, command: str = ''
+    ) -> None:
+        self.benchmark, self.failures, self.command = benchmark, dict(failures), command
+        self.rows = list(rows)
+        self.cells: dict[tuple[str, str], dict[str, Mapping]] = {}
+        for row in self.rows:
+            self.cells.setdefault((row['method'], row['dataset']), {})[row['image']] = row
+
+    def mean(self, method: str, dataset: str, key: str) -> float | None:
+        """Mean over the images of a data set; None if none is measured."""
+        rows = self.cells.get((method, dataset), {}).values()
+        return sum(row[key] for row in rows) / len(rows) if rows else None
+
+    def number(self, dataset: str) -> int:
+        """Images of a data set that any method has restored."""
+        return max((len(v) for (_, name), v in self.cells.items() if name == dataset), default=0)
+
+    def parameters(self, method: str) -> int | None:
+        """Of the trained network; None if nothing is measured."""
+        return next((row['parameters'] for row in self.rows if row['method'] == method), None)
+
+    def seconds_per_megapixel(self, method: str) -> float | None:
+        """Over all images of a method."""
+        rows = [row for row in self.rows if row['method'] == method]
+        if not rows:
+            return None
+        return sum(row['seconds'] for row in rows) / sum(row['megapixels'] for row in rows)
+
+    def reason(self, method: str) -> str:
+        """Why a method has failed, or ''."""
+        reasons = [text for (label, _, _), text in self.failures.items() if label == method]
+        return reasons[0] if reasons else ''
+
+    def difference(self, method: str, datasets: Sequence[str]) -> Difference | None:
+        """PSNR-Y minus that of ``compare_to`` over the images that both have; None if none."""
+        base = self.benchmark.compare_to
+        found = []
+        for dataset in datasets:
+            one = self.cells.get((method, dataset), {})
+            other = self.cells.get((base, dataset), {})
+            found += [one[k]['psnr'] - other[k]['psnr'] for k in one if k in other]
+        if not found:
+            return None
+        return paired_bootstrap(found, self.benchmark.samples, self.benchmark.seed)
+
+    # -- Markdown ------------------------------------------------------------------------------
+
+    def markdown(self) -> str:
+        """The whole report."""
+        parts = [f'# {self.benchmark.name}', self._head(), self._scores()]
+        parts += [self._missing(), self._differences(), self._published()]
+        return '\n\n'.join(filter(None, parts)) + '\n'
+
+    def _head(self) -> str:
+        threads = torch.get_num_threads()
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
+        machine = (
+            f'{os.cpu_count()} cores ({platform.machine()}), {gpu}, {threads} '
+            f'thread{"s" * (threads > 1)}, PyTorch {torch.__version__.split("+")[0]}'
+        )
+        command = f'`{self.command}`, ' if self.command else ''
+        return (
+            f'{command}{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
+            'rounded to 8 bit. Parameters of what was trained for the row; seconds per megapixel '
+            'of the result, on the wall.'
+        )
+
+    def _scores(self) -> str:
+        return '\n\n'.join(
+            f'{title}:\n\n{self._table(names)}' if title else self._table(names)
+            for title, names in self._tables().items()
+        )
+
+    def _tables(self) -> Mapping[str, Sequence[str]]:
+        return self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
+
+    def _table(self, datasets: Sequence[str]) -> str:
+        lines = []
+        for label, method in self.benchmark.methods.items():
+            cells = [self._score(label, dataset) for dataset in datasets]
+            number, seconds = self.parameters(label), self.seconds_per_megapixel(label)
+            lines.append([
+                label, method.loss, *cells,
+                '-' if number is None else f'{number / 1e6:.2f} M' if number else '0',
+                '-' if seconds is None else f'{seconds:.2g}',
+            ])  # fmt: skip
+        names = [f'{name} ({self.number(name)})' for name in datasets]
+        return markdown_table(['method', 'loss', *names, 'parameters', 's/MP'], lines)
+
+    def _score(self, method: str, dataset: str) -> str:
+        psnr, ssim = (self.mean(method, dataset, key) for key in ('psnr', 'ssim'))
+        if psnr is None:
+            return 'failed' if self._failed(method, dataset) else '-'
+        some = len(self.cells[method, dataset])
+        partial = '' if some == self.number(dataset) else f' ({some} only)'
+        return f'{psnr:.2f} / {ssim:.3f}{partial}'
+
+    def _failed(self, method: str, dataset: str) -> bool:
+        return any(
+            label in (method, '') and name in (dataset, '') for label, name, _ in self.failures
+        )
+
+    def _missing(self) -> str:
+        lines = [
+            f'- {", ".join(filter(None, where))} failed: {reason}'
+            for where, reason in self.failures.items()
+        ]
+        return '\n'.join(lines)
+
+    def _differences(self) -> str:
+        base = self.benchmark.compare_to
+        if base is None:
+            return ''
+        columns = {name: (name,) for name in self.benchmark.datasets}
+        columns = self.benchmark.groups or columns
+        lines = []
+        for label in self.benchmark.methods:
+            if label == base:
+                continue
+            cells = [_difference_cell(self.difference(label, names)) for names in columns.values()]
+            lines.append([label, *cells])
+        heads = [f'{n}: {", ".join(names)}' for n, names in columns.items()]
+        table = markdown_table(['method', *heads], lines)
+        return (
+            f'PSNR-Y minus that of {base} in dB, with the 95 % interval of a paired bootstrap over '
+            f'images ({self.benchmark.samples:,d} resamples). No claim is made where the interval '
+            f'holds 0, nor of fewer than {FEWEST} images.\n\n{table}'
+        )
+
+    def _published(self) -> str:
+        rows = self.benchmark.published
+        if not rows:
+            return ''
+        names = list(dict.fromkeys(name for row in rows for name in row['scores']))
+        lines = [
+            [row['label'], row.get('loss', '-'), *(
+                '{:.2f} / {:.3f}'.format(*row['scores'][n]) if n in row['scores'] else '-'
+                for n in names
+            )]
+            for row in rows
+        ]  # fmt: skip
+        return 'As published, on whole data sets:\n\n' + markdown_table(
+            ['method', 'loss', *names], lines
+        )
+
+    # -- the other forms -----------------------------------------------------------------------
+
+    def as_csv(self) -> str:
+        """A line per measured image."""
+        keys = ('method', 'dataset', 'image', 'psnr', 'ssim', 'seconds', 'megapixels', 'parameters')
+        text = io.StringIO()
+        writer = csv.DictWriter(text, keys, extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def as_json(self) -> str:
+        """Means, differences, failures and every row."""
+        means = {}
+        for label, method in self.benchmark.methods.items():
+            cells = {}
+            for dataset in self.benchmark.datasets:
+                cells[dataset] = {key: self.mean(label, dataset, key) for key in ('psnr', 'ssim')}
+            means[label] = {
+                'loss': method.loss,
+                'parameters': self.parameters(label),
+                'seconds_per_megapixel': self.seconds_per_megapixel(label),
+                'scores': cells,
+                'failed': self.reason(label) or None,
+            }
+        content = {'name': self.benchmark.name, 'methods': means, 'rows': self.rows}
+        return json.dumps(content, indent=1) + '\n'
+
+    def draw(self, path: Path) -> None:
+        """dB over the first method: a panel per table, a group of bars per data set."""
+        from matplotlib.figure import Figure
+
+        first, *others = self.benchmark.methods
+        others = [m for m in others if any(label == m for label, _ in self.cells)]
+        panels = {}
+        for title, names in self._tables().items():
+            measured = [name for name in names if self.mean(first, name, 'psnr') is not None]
+            if measured:
+                panels[title] = measured
+        if not others or not panels:
+            return
+        bars = len(others) * max(map(len, panels.values()))
+        size = (min(14, max(7, 0.22 * bars + 2)), 0.8 + 3.2 * len(panels))
+        figure = Figure(figsize=size, dpi=110, layout='constrained')
+        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+        for axis, (title, names) in zip(axes, panels.items(), strict=True):
+            self._draw_bars(axis, names, others)
+            axis.set(ylabel=f'PSNR-Y over {first}, dB', title=title)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc='outside right upper', fontsize=8)
+        figure.suptitle(self.benchmark.name)
+        save_figure(figure, path)
+
+    def _draw_bars(self, axis, datasets: Sequence[str], methods: Sequence[str]) -> None:
+        first, width = next(iter(self.benchmark.methods)), 0.8 / len(methods)
+        for number, method in enumerate(methods):
+            places, gains = [], []
+            for place, dataset in enumerate(datasets):
+                psnr = self.mean(method, dataset, 'psnr')
+                if psnr is not None:
+                    places.append(place + (number - (len(methods) - 1) / 2) * width)
+                    gains.append(psnr - self.mean(first, dataset, 'psnr'))
+            axis.bar(places, gains, width, label=method)
+        axis.axhline(0, color='black', linewidth=0.8)
+        axis.set_xticks(range(len(datasets)), datasets, fontsize=9)
+        axis.grid(axis='y', alpha=0.3)
+
+    def write(self, folder: Path) -> None:
+        """All four files, each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        forms = {'results.md': self.markdown, 'results.csv': self.as_csv}
+        for name, form in (forms | {'results.json': self.as_json}).items():
+            with atomic_path(folder / name) as temporary:
+                Path(temporary).write_text(form(), encoding='utf-8')
+        self.draw(folder / 'results.png')
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def _difference_cell(found: Difference | None) -> str:
+    if found is None:
+        return '-'
+    if found.number < FEWEST:
+        return f'{found.mean:+.2f} ({found.number} image{"s" * (found.number > 1)}, no claim)'
+    claim = '' if found.is_claim else ', no claim'
+    return f'{found.mean:+.2f} ({found.low:+.2f} .. {found.high:+.2f}{claim})'

@@ -1,0 +1,294 @@
+"""The benchmark: every method on every image of every data set, once, however often it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from os import path as osp
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from basicsr.data import build_dataset
+from basicsr.utils import tensor2img
+from torch import Tensor
+from tqdm import tqdm
+
+from defsr.benchmark.options import DECISIVE, Benchmark, Method
+from defsr.diffusion.operators import BicubicDownsample
+from defsr.methods.build import Restorer, build_restorer
+from defsr.metrics.scores import metric_values
+from defsr.ops.resize import upsample_bicubic
+from defsr.utils.cli import tell
+from defsr.utils.files import atomic_path
+from defsr.utils.fingerprints import digest_of, digest_of_file, plain
+from defsr.utils.paths import find_pretrained
+from defsr.utils.stopping import StopRequest
+
+FORMAT = 1  # to be raised when the same options give other numbers
+METRICS = {
+    'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+    'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
+}
+GO_ON = 'Run the same command again to go on: what is measured is kept.'
+FAULTS = (ValueError, OSError, RuntimeError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Enlargement without training: bicubic, or the smallest image that degrades to lq."""
+
+    kind: str
+    scale: int
+    degradation: str
+    num_parameters: int = 0
+
+    def __call__(self, lq: Tensor, refs: Sequence[Tensor]) -> Tensor:
+        """As ``Restorer``."""
+        if self.kind == 'bicubic':
+            return upsample_bicubic(lq, self.scale)
+        border = {'matlab': 'symmetric', 'pil': 'pil'}[self.degradation]
+        return BicubicDownsample(self.scale, border).A_pinv(lq)
+
+
+class Results:
+    """Measured rows in a file of JSON lines; a row is written at once and never lost.
+
+    Several processes may add to it at the same time. A line that a kill cut off is passed over.
+
+    Args:
+        path: the file, which need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, dict]:
+        """Rows by their key; of several with one key the last."""
+        rows = {}
+        text = self.path.read_text(encoding='utf-8') if self.path.exists() else ''
+        for line in text.splitlines():
+            with suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                if isinstance(row, dict) and 'key' in row:
+                    rows[row['key']] = row
+        return rows
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Append a row, on the disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = f'\n{json.dumps(dict(row))}\n'  # the first ends a line that a kill cut off
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, line.encode())
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def fingerprint(method: Method, benchmark: Benchmark) -> dict[str, object]:
+    """All of a method that determines its images, as JSON holds it.
+
+    Raises:
+        FileNotFoundError: without the option file or weights.
+    """
+    head = {'format': FORMAT, 'scale': benchmark.scale, 'plain': method.plain}
+    if method.plain:
+        return head
+    if not method.opt:
+        option = f'methods:{method.label}:options'
+        raise FileNotFoundError(f'{option} is {method.file}, which does not exist.')
+    trunk = (method.opt.get('network_t') or {}).get('weights')
+    files = {
+        'g': method.weights,
+        'e': (method.opt.get('path') or {}).get('pretrain_network_e'),
+        't': None if trunk in ('torchvision', 'none') else trunk,
+    }
+    option = f'methods:{method.label}:weights'
+    if not method.weights:
+        raise FileNotFoundError(f'{option} is missing. Name the checkpoint of network_g.')
+    digests = {
+        name: digest_of_file(find_pretrained(file, option)) for name, file in files.items() if file
+    }
+    opt = {key: method.opt[key] for key in DECISIVE if key in method.opt}
+    tiles = {'tile': benchmark.tile, 'overlap': benchmark.overlap}
+    return head | {'opt': plain(opt), 'weights': digests} | tiles
+
+
+def restorer_of(method: Method, benchmark: Benchmark, degradation: str) -> Restorer:
+    """A method's networks with their weights.
+
+    Raises:
+        ValueError: for networks and weights that do not fit.
+        FileNotFoundError: without weights.
+    """
+    if method.plain:
+        return Plain(method.plain, benchmark.scale, degradation)
+    use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
+    return build_restorer(
+        method.opt,
+        method.weights,
+        torch.device('cuda' if use_cuda else 'cpu'),
+        degradation=degradation,
+        tile=benchmark.tile,
+        overlap=benchmark.overlap,
+        option=f'methods:{method.label}:weights',
+        file=method.file,
+    )
+
+
+class Runner:
+    """Measures what has not been measured.
+
+    Args:
+        benchmark: the option file.
+        folder: of the results.
+        methods, datasets: labels and names to measure; None: all.
+        stop: asked for after each image.
+
+    Attributes:
+        failures: (method, data set, image or '') -> reason, of this run.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        folder: Path,
+        methods: Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        self.benchmark, self.folder = benchmark, folder
+        self.results = Results(folder / 'rows.jsonl')
+        self.methods = list(methods or benchmark.methods)
+        self.datasets = list(datasets or benchmark.datasets)
+        self.stop = stop or StopRequest()
+        self.failures: dict[tuple[str, str, str], str] = {}
+
+    def run(self) -> None:
+        """Measure, image by image; what fails is remembered and the rest goes on.
+
+        Raises:
+            SystemExit: with 128 + the signal, if asked to stop.
+        """
+        data = {name: self._open(name) for name in self.datasets}
+        done = self.results.read()
+        for label in self.methods:
+            method = self.benchmark.methods[label]
+            try:
+                todo = {
+                    name: [row for row in rows_of(method, self.benchmark, name, data[name])
+                           if row['key'] not in done or self._lacks_image(row)]
+                    for name in self.datasets if data[name] is not None
+                }  # fmt: skip
+                if any(todo.values()):
+                    self._measure(method, todo, data)
+            except FAULTS as error:
+                self._note(label, '', '', error)
+
+    def _open(self, name: str):
+        try:
+            return build_dataset(dict(self.benchmark.datasets[name]))
+        except FAULTS as error:
+            self._note('', name, '', error)
+            return None
+
+    def _measure(self, method: Method, todo: Mapping[str, list[dict]], data: Mapping) -> None:
+        restorers: dict[str, Restorer] = {}
+        total = sum(map(len, todo.values()))
+        with tqdm(total=total, unit='image', desc=method.label) as bar:
+            for name, rows in todo.items():
+                degradation = self.benchmark.datasets[name].get('degradation', 'matlab')
+                for row in rows:
+                    if degradation not in restorers:
+                        made = restorer_of(method, self.benchmark, degradation)
+                        restorers[degradation] = made
+                    bar.set_description(f'{method.label}, {name}')
+                    try:
+                        item = data[name][row.pop('number')]
+                        scores, image = measure(restorers[degradation], item)
+                        if self.benchmark.save_images:
+                            save_image(image, image_path(self.folder, row))
+                        self.results.add(row | scores)
+                    except FAULTS as error:
+                        self._note(method.label, name, row['image'], error)
+                    bar.update()
+                    if self.stop.signal:
+                        tell(f'Stopped: {self.results.path}. {GO_ON}')
+                        raise SystemExit(128 + self.stop.signal)
+
+    def _lacks_image(self, row: Mapping[str, object]) -> bool:
+        return self.benchmark.save_images and not image_path(self.folder, row).exists()
+
+    def _note(self, label: str, dataset: str, image: str, error: BaseException) -> None:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        self.failures[label, dataset, image] = reason
+        where = ', '.join(filter(None, (label, dataset, image)))
+        tell(f'{where} failed: {reason}')
+
+
+def rows_of(method: Method, benchmark: Benchmark, name: str, data) -> Iterator[dict]:
+    """What identifies each measurement of a method on a data set.
+
+    Yields:
+        ``key`` (a digest of everything that determines the numbers), ``method``, ``dataset``,
+        ``image`` and its ``number`` in the data set.
+    """
+    block = {k: v for k, v in benchmark.datasets[name].items() if k not in ('name', 'phase')}
+    base = fingerprint(method, benchmark) | {'data': plain(block)}
+    for number, entry in enumerate(data.entries):
+        image = osp.splitext(osp.basename(entry.lq_path))[0]
+        key = digest_of(base | {'image': image, 'refs': list(entry.refs)})
+        row = {'key': key, 'method': method.label, 'dataset': name}
+        yield row | {'image': image, 'number': number}
+
+
+def measure(restorer: Restorer, item: Mapping[str, object]) -> tuple[dict[str, float], np.ndarray]:
+    """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters.
+
+    And the result, (H,W,3) BGR uint8.
+    """
+    refs = item.get('refs') or [item['ref']]
+    start = time.perf_counter()
+    sr = restorer(item['lq'][None], [ref[None] for ref in refs])
+    seconds = time.perf_counter() - start
+    image = tensor2img(sr)
+    scores = metric_values(image, tensor2img(item['gt']), METRICS)
+    megapixels = sr.shape[-2] * sr.shape[-1] / 1e6
+    parameters = restorer.num_parameters
+    more = {'seconds': seconds, 'megapixels': megapixels, 'parameters': parameters}
+    return scores | more, image
+
+
+def image_path(folder: Path, row: Mapping[str, object]) -> Path:
+    """Where a row's image is saved: its name tells the weights and settings apart."""
+    name = f'{row["image"]}_{row["key"][:12]}.png'
+    return folder / 'images' / str(row['dataset']) / name
+
+
+def save_image(image: np.ndarray, path: Path) -> None:
+    """Write a BGR uint8 image whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        Path(temporary).write_bytes(cv2.imencode('.png', image)[1].tobytes())
+
+
+def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
+    """Every measured row of the option file as it stands now, in its order."""
+    known = Results(folder / 'rows.jsonl').read()
+    found = []
+    for name in benchmark.datasets:
+        try:
+            data = build_dataset(dict(benchmark.datasets[name]))
+        except FAULTS:
+            continue
+        for method in benchmark.methods.values():
+            with suppress(*FAULTS):
+                rows = rows_of(method, benchmark, name, data)
+                found += [known[row['key']] for row in rows if row['key'] in known]
+    return found

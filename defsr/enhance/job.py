@@ -1,0 +1,284 @@
+"""Caches of enhanced images, filled by one process or by many, and by as many runs as it takes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.dist_util import get_dist_info
+from torch import Tensor
+from tqdm import tqdm
+
+from defsr.archs.enhancer_base import Enhancer
+from defsr.data.cache_record import make_record, write_record
+from defsr.data.image_source import ImageSource
+from defsr.data.lmdb_writer import build_lmdb, check_key
+from defsr.enhance.cache import EnhancedCache
+from defsr.enhance.options import IMAGES_PER_BATCH, CacheRequest, check_enhance_options
+from defsr.enhance.source import EnhanceSource
+from defsr.utils import distributed
+from defsr.utils.cli import tell
+from defsr.utils.files import building_folder, publish_folder
+from defsr.utils.fingerprints import digest_of
+from defsr.utils.stopping import StopRequest
+
+GO_ON = 'Run the same command again to go on: what is finished is whole and is kept.'
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size that go through the enhancer together.
+
+    Attributes:
+        names: all of them. They depend on the list of images alone, not on what is finished or
+            on the number of processes, so that a result does not either, to the last bit.
+        todo: those that are to be written.
+        size: (h, w) of each before it is enhanced.
+    """
+
+    names: tuple[str, ...]
+    todo: tuple[str, ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do for one cache, and why some images cannot be (name -> reason)."""
+
+    batches: tuple[Batch, ...]
+    faults: Mapping[str, str]
+
+
+def fill_caches(opt: Mapping[str, object], stop: StopRequest | None = None) -> None:
+    """Make every cache that an option file of ``defsr-enhance`` asks for; collective.
+
+    Args:
+        opt: its content.
+        stop: asked for after each batch. Default: nobody asks.
+
+    Raises:
+        ValueError: for options, data or caches that do not fit, and at the end if images could
+            not be enhanced; all others are then.
+        OSError: for files that are not there, and if the disk does not take an image.
+        SystemExit: with 128 + the signal, if asked to stop.
+    """
+    requests = check_enhance_options(opt)
+    enhancer = build_enhancer(opt)
+    fingerprint = enhancer.fingerprint()
+    if len(set(distributed.gather(digest_of(fingerprint)))) > 1:
+        raise ValueError(
+            'The processes have different enhancers. Give all machines the same '
+            'path:pretrain_network_e and the same version of this package.'
+        )
+    for request in requests:
+        _check_degradation(request, enhancer)
+    images_per_batch = opt.get('images_per_batch', IMAGES_PER_BATCH)
+    faults = []
+    for request in requests:
+        job = Job(request, enhancer, fingerprint)
+        faults += job.run(images_per_batch, stop or StopRequest())
+    if faults:
+        first = '; '.join(faults[:3]) + (' ...' if len(faults) > 3 else '')
+        raise ValueError(
+            f'{len(faults)} images could not be enhanced, all others are: {first} '
+            'Mend them or take them out of the pair list, then run the same command again.'
+        )
+
+
+def build_enhancer(opt: Mapping[str, object]) -> Enhancer:
+    """``network_e`` with its weights, on its device.
+
+    Raises:
+        ValueError: if weights are missing or not wanted, for another scale than the file's, and
+            if there is no GPU where one was asked for.
+    """
+    if opt['num_gpu'] not in (0, 'auto') and not torch.cuda.is_available():
+        raise ValueError(
+            f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
+            'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
+        )
+    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
+    enhancer = build_network(opt['network_e'])
+    if enhancer.scale != opt['scale']:
+        raise ValueError(f'network_e:scale is {enhancer.scale}, but scale is {opt["scale"]}.')
+    weights = (opt.get('path') or {}).get('pretrain_network_e')
+    if enhancer.needs_weights and weights is None:
+        kind = type(enhancer).__name__
+        raise ValueError(
+            f'path:pretrain_network_e is missing. {kind} is of no use without the weights of its '
+            'network: name their file.'
+        )
+    if weights is not None:
+        enhancer.load_weights(weights)
+    return enhancer.to('cuda' if use_cuda else 'cpu').eval()
+
+
+class Job:
+    """One cache on its way.
+
+    Args:
+        request: which.
+        enhancer: by whom.
+        fingerprint: the enhancer's.
+    """
+
+    def __init__(
+        self, request: CacheRequest, enhancer: Enhancer, fingerprint: Mapping[str, object]
+    ) -> None:
+        self.enhancer = enhancer
+        self.label = f'{request.options.block.removeprefix("datasets:")} {request.kind}'
+        self.source = EnhanceSource(request.options, request.kind)
+        record = make_record(request.kind, self.source.lq, fingerprint)
+        self.cache = EnhancedCache(request.option, request.out, record)
+
+    def run(self, images_per_batch: int, stop: StopRequest) -> list[str]:
+        """Enhance what is missing; returns why some images could not be. Collective."""
+        plan = distributed.on_main(lambda: self.make_plan(images_per_batch))
+        if plan is None:
+            return []
+        rank, world_size = get_dist_info()
+        faults = dict(plan.faults) if rank == 0 else {}
+        own = plan.batches[rank::world_size]
+        label = self.label if world_size == 1 else f'{self.label}, 1 of {world_size} shares'
+        total = sum(len(batch.todo) for batch in own)
+        with tqdm(total=total, unit='image', desc=label, disable=rank != 0) as bar:
+            for batch in own:
+                if stop.signal:
+                    break
+                faults |= self.enhance(batch)
+                bar.update(len(batch.todo))
+        if stop.signal:
+            self._leave(stop, rank)
+        faults = {name: why for part in distributed.gather(faults) for name, why in part.items()}
+        if rank == 0:
+            for name in sorted(faults):
+                tell(f'{self.label}: {faults[name]}')
+        if not faults and self.cache.is_lmdb:
+            distributed.on_main(self.pack)
+        elif rank == 0 and not faults:
+            tell(f'{self.label}: {len(self.source.images)} images are in {self.cache.out}.')
+        return [faults[name] for name in sorted(faults)]
+
+    def make_plan(self, images_per_batch: int) -> Plan | None:
+        """What to do, from headers and from what is there; None if that is nothing.
+
+        Raises:
+            ValueError: if the cache is another one's, or an LMDB cannot hold a name.
+            OSError: if the disk does not take its folder.
+        """
+        names = sorted(self.source.images)
+        if self.cache.is_lmdb:
+            for name in names:
+                check_key(name, self.source.path(name))
+        with _disk_explained():
+            is_open = self.cache.begin(names)
+        if not is_open:
+            tell(f'{self.label}: {self.cache.out} is finished, there is nothing to do.')
+            return None
+        sizes, faults = {}, {}
+        for name in tqdm(names, unit='image', desc=f'{self.label}, looking', leave=False):
+            try:
+                sizes.setdefault(self.source.lq_size(name), []).append(name)
+            except (ValueError, OSError) as error:
+                faults[name] = str(error)
+        batches = [
+            self._batch(tuple(group[i : i + images_per_batch]), size)
+            for size, group in sorted(sizes.items())
+            for i in range(0, len(group), images_per_batch)
+        ]
+        left = tuple(batch for batch in batches if batch.todo)
+        if not left and not faults and not self.cache.is_lmdb:
+            tell(f'{self.label}: {self.cache.out} is finished, there is nothing to do.')
+            return None
+        return Plan(left, faults)
+
+    def _batch(self, names: tuple[str, ...], size: tuple[int, int]) -> Batch:
+        final = tuple(self.enhancer.scale * side for side in size)
+        return Batch(names, tuple(n for n in names if not self.cache.has(n, final)), size)
+
+    def enhance(self, batch: Batch) -> dict[str, str]:
+        """Write the images of a batch; returns those that could not be, with the reason."""
+        images, faults = self._read(batch)
+        faults = {name: why for name, why in faults.items() if name in batch.todo}
+        if not set(images) & set(batch.todo):
+            return faults
+        lq = torch.stack(list(images.values()))
+        for name, de in zip(images, self._enhance(lq), strict=True):
+            if name not in batch.todo:
+                continue
+            if not bool(torch.isfinite(de).all()):
+                faults[name] = f'{self.source.path(name)} came out with NaN or infinite values.'
+                continue
+            with _disk_explained():
+                self.cache.put(name, de)
+        return faults
+
+    def _read(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, str]]:
+        images, faults = {}, {}
+        for name in batch.names:
+            try:
+                image = self.source.read_lq(name)
+            except (ValueError, OSError) as error:
+                faults[name] = str(error)
+                continue
+            if image.shape[-2:] != batch.size:
+                faults[name] = f'{self.source.path(name)} has another size than its header says.'
+            else:
+                images[name] = image
+        return images, faults
+
+    @torch.no_grad()
+    def _enhance(self, lq: Tensor) -> Tensor:
+        device = next((p.device for p in self.enhancer.parameters()), lq.device)
+        try:
+            return self.enhancer(lq.to(device)).cpu()
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f'the GPU has too little memory for {len(lq)} images of {lq.shape[-2]}x'
+                f'{lq.shape[-1]} (HxW, low resolution) at once. Lower images_per_batch, or set '
+                f'network_e:diffusion:strategy: blend with a smaller tile. {GO_ON}'
+            ) from None
+
+    def pack(self) -> None:
+        """Make the LMDB of the parts; it appears whole, then the parts go."""
+        cache, building = self.cache, building_folder(self.cache.out)
+        source = ImageSource(cache.option, cache.folder, max_megapixels=float('inf'))
+        try:
+            with _disk_explained():
+                build_lmdb(source, sorted(self.source.images), building)
+                write_record(building, cache.record)
+                publish_folder(cache.out)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(cache.folder, ignore_errors=True)
+        tell(f'{self.label}: {len(self.source.images)} images are in {cache.out}.')
+
+    def _leave(self, stop: StopRequest, rank: int) -> None:
+        """End this process; others, if they were not told, see it end."""
+        if rank == 0:
+            tell(f'Stopped: finished images are in {self.cache.folder}. {GO_ON}')
+        raise SystemExit(128 + stop.signal)
+
+
+def _check_degradation(request: CacheRequest, enhancer: Enhancer) -> None:
+    given = request.options.degradation
+    if enhancer.consistent and enhancer.degradation != given:
+        raise ValueError(
+            f'network_e:degradation is {enhancer.degradation}, but {request.options.block} is '
+            f'degraded by {given}. Set both to the same.'
+        )
+
+
+@contextmanager
+def _disk_explained() -> Iterator[None]:
+    """Say how to go on when the disk does not take a file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(f'{error} If the disk is full, make room. {GO_ON}') from error

@@ -1,0 +1,70 @@
+"""References ready to be matched: their features, and where matches in them lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
+from defsr.ops.match_refine import refine_positions
+from defsr.ops.warping import match_positions
+
+FINEST = max(LEVEL_FACTORS.values())
+
+
+class ReferenceKeys(NamedTuple):
+    """Reference features, ready to be matched by any number of queries.
+
+    All references lie one above the other in one map; ``rows`` are the first and end row of each
+    in ``key``, ``mask`` says where it shows any of them (None: everywhere). ``keys`` are what
+    matches are looked for in: at the coarsest level, and at the finer ones if they are refined.
+    """
+
+    feat_ref: dict[str, Tensor]
+    keys: dict[str, Tensor]
+    mask: Tensor | None
+    rows: Sequence[tuple[int, int]]
+
+    @property
+    def key(self) -> Tensor:
+        """(N, C, h', w'), the map that ``index`` points into."""
+        return self.keys[MATCH_LEVEL]
+
+    @property
+    def key_size(self) -> tuple[int, int]:
+        """(h', w') of the map that ``index`` points into."""
+        return self.key.shape[-2], self.key.shape[-1]
+
+    def winner(self, index: Tensor) -> Tensor:
+        """Which reference each match lies in: (N,h,w) flat index -> (N,h,w) int64 from 0."""
+        ends = torch.tensor([end for _, end in self.rows], device=index.device)
+        return torch.bucketize(index // self.key_size[1], ends, right=True)
+
+    @torch.no_grad()
+    def refined(
+        self, feat_de: Mapping[str, Tensor], index: Tensor, pixels: int
+    ) -> dict[str, dict[str, Tensor]]:
+        """Matches moved to where the finer levels agree best, as arguments of the network.
+
+        Args:
+            feat_de: level -> (N, C, f*h, f*w) features of the enhanced input.
+            index: (N, h, w), the matches of the coarsest level.
+            pixels: how far they may move at the finest level; at 0 nothing is returned.
+
+        Returns:
+            ``positions``, level -> (N, 2, f*h, f*w) int64, see ``DCNTransferArch.forward``.
+        """
+        if not pixels:
+            return {}
+        positions = {}
+        for level, factor in LEVEL_FACTORS.items():
+            place = match_positions(index, self.key_size, factor)
+            radius = pixels * factor // FINEST
+            if factor > 1 and radius:
+                maps = feat_de[level], self.keys[level]
+                place = refine_positions(*maps, place, radius, window=2 * factor + 1)
+            positions[level] = place
+        return {'positions': positions}

@@ -1,0 +1,119 @@
+"""Texture features of images of any size, piece by piece, several references in one map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from defsr.archs.levels import LEVEL_FACTORS
+from defsr.ops.tiles import Tile, make_tiles
+
+CELL = max(LEVEL_FACTORS.values())  # pixels that one position of the coarsest level stands for
+PIECE = 96  # side of a piece in such positions; more gains no speed
+
+
+def texture_features(
+    net_t: nn.Module, image: Tensor, levels: Sequence[str] = tuple(LEVEL_FACTORS)
+) -> dict[str, Tensor]:
+    """``net_t(image)`` with the extractor's own memory bounded: equal up to rounding.
+
+    Args:
+        net_t: texture extractor. If it says by ``reach`` how many pixels to each side a feature
+            depends on, as ``VGGTrunk`` does, large images are read piece by piece.
+        image: (N, 3, H, W), sides multiples of 4.
+        levels: which features are wanted.
+
+    Returns:
+        level -> (N, C, f*H/4, f*W/4), f by ``LEVEL_FACTORS``.
+    """
+    return stacked_features(net_t, [image], levels)
+
+
+def stacked_features(
+    net_t: nn.Module, images: Sequence[Tensor], levels: Sequence[str] = tuple(LEVEL_FACTORS)
+) -> dict[str, Tensor]:
+    """Features of several images one above the other, with a row of zeros between.
+
+    Each image is read alone. A row is one position of the coarsest level; to the right of the
+    narrower images there are zeros.
+
+    Args:
+        net_t: see ``texture_features``.
+        images: (N, 3, H_i, W_i) each, sides multiples of 4.
+        levels: which features are wanted.
+    """
+    rows = stacked_rows(images)
+    size = rows[-1][1], max(image.shape[-1] // CELL for image in images)
+    maps: dict[str, Tensor] = {}
+    for image, (top, _) in zip(images, rows, strict=True):
+        pieces = _pieces(net_t, image)
+        for piece in pieces:
+            found = net_t(image[piece.outer(CELL)])
+            if len(images) == len(pieces) == 1:
+                return {level: found[level] for level in levels}
+            maps = maps or {level: _new_map(found[level], level, size) for level in levels}
+            for level, feat in maps.items():
+                factor = LEVEL_FACTORS[level]
+                below = feat[:, :, top * factor :]
+                below[piece.inner(factor)] = found[level][piece.core(factor)]
+    return maps
+
+
+def features_of_tile(net_t: nn.Module, image: Tensor, tile: Tile) -> dict[str, Tensor]:
+    """Features of a tile and its context as they are in the whole image.
+
+    Args:
+        net_t: see ``texture_features``; one without ``reach`` sees the context and no more.
+        image: (N, 3, H, W), the whole.
+        tile: in positions of the coarsest level.
+    """
+    height, width = (side // CELL for side in image.shape[-2:])
+    wider = tile.widen(_halo(net_t) or 0, height, width)
+    found = net_t(image[wider.outer(CELL)])
+    return {level: feat[wider.core(LEVEL_FACTORS[level])] for level, feat in found.items()}
+
+
+def stacked_rows(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """First and end row of each image in ``stacked_features``, at the coarsest level."""
+    rows, top = [], 0
+    for image in images:
+        rows.append((top, top + image.shape[-2] // CELL))
+        top = rows[-1][1] + 1
+    return rows
+
+
+def stacked_mask(images: Sequence[Tensor]) -> Tensor | None:
+    """(h', w') bool, where the coarsest stacked map shows an image; None for one image alone."""
+    if len(images) == 1:
+        return None
+    rows = stacked_rows(images)
+    width = max(image.shape[-1] // CELL for image in images)
+    mask = torch.zeros(rows[-1][1], width, dtype=torch.bool, device=images[0].device)
+    for image, (top, bottom) in zip(images, rows, strict=True):
+        mask[top:bottom, : image.shape[-1] // CELL] = True
+    return mask
+
+
+def _pieces(net_t: nn.Module, image: Tensor) -> list[Tile]:
+    height, width = (side // CELL for side in image.shape[-2:])
+    halo = _halo(net_t)
+    if halo is None:
+        return make_tiles(height, width, side=max(height, width), overlap=0)
+    return make_tiles(height, width, side=PIECE, overlap=halo)
+
+
+def _halo(net_t: nn.Module) -> int | None:
+    """``reach`` in positions of the coarsest level; None if the extractor has none."""
+    reach = getattr(net_t, 'reach', None)
+    return None if reach is None else -(-reach // CELL)
+
+
+def _new_map(found: Tensor, level: str, size: tuple[int, int]) -> Tensor:
+    """Zeros, channels innermost, as the transfer reads whole positions."""
+    shape = *found.shape[:2], *(LEVEL_FACTORS[level] * side for side in size)
+    empty = torch.empty(
+        shape, dtype=found.dtype, device=found.device, memory_format=torch.channels_last
+    )
+    return empty.zero_()

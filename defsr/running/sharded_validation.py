@@ -1,0 +1,106 @@
+"""Validation that all processes share, that is recorded, and that keeps the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.dist_util import get_dist_info
+from torch.nn.parallel import DistributedDataParallel
+
+from defsr.running.checkpoints import ValidationRecord
+from defsr.running.shards import Shard, ShardLoader, gather_means
+from defsr.utils import distributed
+from defsr.utils.stopping import StopRequest
+
+
+class ShardedValidation(BaseModel):
+    """The validation part of ``SafeTraining``, for any model with ``nondist_validation``.
+
+    Attributes:
+        stop: asked after each image.
+        current_iter: iterations that are done.
+        record: every validation of the run.
+    """
+
+    stop: StopRequest
+    current_iter: int
+    record: ValidationRecord
+    _means: dict[str, float]
+    _shard: Shard | None = None
+
+    def validation(self, dataloader, current_iter, tb_logger, save_img: bool = False) -> None:
+        """Each process takes its share of the images; numbers are those of the whole set.
+
+        In training a validation that is recorded already is not repeated (BasicSR runs the last
+        one twice), and its results go to ``training_states/validation.json``.
+
+        Raises:
+            StopValidationError: if a process was asked to stop.
+        """
+        if self.is_train:
+            current_iter = self.current_iter
+            if self.record.has(current_iter, dataloader.dataset.opt['name']):
+                return
+        shard = ShardLoader(dataloader, *get_dist_info(), self.stop)
+        with self._bare_networks():
+            self._validate(shard, current_iter, tb_logger, save_img)
+
+    def _validate(self, shard: ShardLoader, current_iter, tb_logger, save_img: bool) -> None:
+        self._shard, self._means = shard.dataset, {}
+        try:
+            self.nondist_validation(shard, current_iter, tb_logger, save_img)
+        finally:
+            self._shard = None
+        if not self.is_train:
+            return
+        name = shard.dataset.opt['name']
+        self.record.add(current_iter, name, self._means)
+        if distributed.is_main():
+            self._keep_best(name, current_iter)
+            if tb_logger:
+                tb_logger.flush()  # what is recorded is not logged again
+            self.record.save()
+
+    def _update_best_metric_result(self, dataset_name, metric, val, current_iter) -> None:
+        """Not before the shards have been put together."""
+        if self._shard is None:
+            super()._update_best_metric_result(dataset_name, metric, val, current_iter)
+
+    def _log_validation_metric_values(self, current_iter, dataset_name, tb_logger) -> None:
+        """Put the shards' means together, then log them as BasicSR does."""
+        self._means = self.metric_results = gather_means(self.metric_results, self._shard)
+        self._note_best(dataset_name, self._means, current_iter)
+        super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+
+    def _note_best(self, dataset: str, means: Mapping[str, float], current_iter) -> None:
+        self._initialize_best_metric_results(dataset)
+        for metric, value in means.items():
+            if metric in self.best_metric_results[dataset]:
+                super()._update_best_metric_result(dataset, metric, value, current_iter)
+
+    def _keep_best(self, dataset: str, current_iter: int) -> None:
+        """Write ``net_*_best.pth`` if ``logger:keep_best`` asks for it and this is the best."""
+        wanted = self.opt['logger'].get('keep_best')
+        if not wanted:
+            return
+        of_dataset, _, metric = wanted.rpartition('/')
+        if of_dataset not in ('', dataset):
+            return
+        if not of_dataset and dataset != next(iter(self.best_metric_results)):
+            return
+        if metric in self._means and (
+            self.best_metric_results[dataset][metric]['iter'] == current_iter
+        ):
+            self.save(epoch=-1, current_iter='best')
+
+    @contextmanager
+    def _bare_networks(self) -> Iterator[None]:
+        """Without DistributedDataParallel, whose forward may wait for the other processes."""
+        wrapped = {k: v for k, v in vars(self).items() if isinstance(v, DistributedDataParallel)}
+        try:
+            vars(self).update({key: net.module for key, net in wrapped.items()})
+            yield
+        finally:
+            vars(self).update(wrapped)

@@ -1,0 +1,147 @@
+"""What BasicSR's training loop does not know of itself: where it is, and what came before."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from basicsr.utils import check_resume, get_root_logger
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch.utils.tensorboard import SummaryWriter
+
+from defsr.running.checkpoints import Checkpoints, read_state
+from defsr.running.loaders import Loaders, build_loaders
+from defsr.running.safe_training import SafeTraining, make_safe
+from defsr.utils import distributed
+from defsr.utils.stopping import StopRequest
+
+FROZEN_NETWORKS = ('network_e', 'network_t')
+
+
+class TrainingRun:
+    """One run of BasicSR's ``train_pipeline``, seen from the functions that it calls.
+
+    The public methods stand in for BasicSR's functions of the same name, in the order in which
+    the pipeline calls them.
+
+    Args:
+        stop: asked for after each iteration.
+    """
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+        self.state: dict | None = None
+        self.warnings: list[str] = []
+        self.loaders: Loaders | None = None
+        self.tb_logger: SummaryWriter | None = None
+
+    def load_resume_state(self, opt: dict) -> dict | None:
+        """The state to go on from, or None; networks to load are set in ``opt['path']``.
+
+        Raises:
+            ValueError: for a state that is damaged, and if ``--auto_resume`` finds none whole.
+            FileNotFoundError: if ``path:resume_state`` does not exist.
+        """
+        path = distributed.from_main(self._find_state(opt) if distributed.is_main() else None)
+        opt['path']['resume_state'] = path and str(path)
+        if path is None:
+            return None
+        device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
+        self.state = read_state(path, device)
+        ignored = opt['path'].get('ignore_resume_networks') or []
+        frozen = [name for name in FROZEN_NETWORKS if name in opt]
+        opt['path']['ignore_resume_networks'] = [*ignored, *frozen]
+        check_resume(opt, self.state['iter'])
+        if opt.get('seed_was_drawn') and 'defsr' in self.state:
+            opt['manual_seed'] = self.state['defsr']['manual_seed']
+        for name in ('models', 'training_states', 'visualization'):
+            Path(opt['path'][name]).mkdir(parents=True, exist_ok=True)
+        return self.state
+
+    def _find_state(self, opt: dict) -> Path | None:
+        checkpoints = Checkpoints(opt['path']['models'], opt['path']['training_states'])
+        given = opt['path'].get('resume_state')
+        if opt['auto_resume']:
+            newest, self.warnings = checkpoints.newest()
+            checkpoints.clear_temporaries()
+            if newest is not None:
+                checkpoints.adopt(newest)
+                return checkpoints.state_path(newest)
+            if self.warnings:
+                raise ValueError(
+                    f'--auto_resume: no checkpoint in {checkpoints.states} is whole. '
+                    f'{self.warnings[0]} Remove them to start anew.'
+                )
+        if given is None:
+            return None
+        path = Path(given)
+        if not path.is_file():
+            raise FileNotFoundError(f'path:resume_state is {given}, which does not exist.')
+        if path.parent.resolve() == checkpoints.states.resolve() and path.stem.isdecimal():
+            fault = checkpoints.fault_of(int(path.stem))
+            if fault:
+                raise ValueError(
+                    f'path:resume_state is {given}, which cannot be resumed: {fault}. '
+                    'Use --auto_resume to take the newest whole checkpoint.'
+                )
+        return path
+
+    @master_only
+    def init_tb_logger(self, log_dir: str) -> SummaryWriter:
+        """BasicSR's writer; what was logged after the resumed iteration is hidden."""
+        purge_step = self.state['iter'] + 1 if self.state else None
+        self.tb_logger = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+        return self.tb_logger
+
+    def create_train_val_dataloader(self, opt: dict, logger: logging.Logger) -> tuple:
+        """BasicSR's five values; the data go on where the state was saved."""
+        for text in self.warnings:
+            logger.warning(text)
+        self.loaders = loaders = build_loaders(opt, logger)
+        total_iter = int(opt['train']['total_iter'])
+        opt['train']['num_iter_per_pass'] = loaders.iters_per_pass
+        if self.state:
+            self._go_on(opt, logger)
+        num_epochs = loaders.clock.num_epochs(total_iter)
+        logger.info(
+            f'Iterations: {loaders.clock.iters_per_epoch} per epoch of the loader, '
+            f'{loaders.iters_per_pass} per pass over the data; {num_epochs} epochs for '
+            f'{total_iter} iterations.'
+        )
+        return loaders.train, loaders.sampler, loaders.val, num_epochs, total_iter
+
+    def _go_on(self, opt: dict, logger: logging.Logger) -> None:
+        clock, state = self.loaders.clock, self.state
+        known = state.get('defsr')
+        if known is None:
+            logger.warning("The state is BasicSR's own: its epoch is started again.")
+            known = {'images_done': 0, 'manual_seed': opt['manual_seed']}
+        if known['manual_seed'] != opt['manual_seed']:
+            logger.warning(
+                f'manual_seed is {opt["manual_seed"]}, but was {known["manual_seed"]}: '
+                'the order of the data changes here.'
+            )
+        done = clock.go_on(state['epoch'], state['iter'], known['images_done'])
+        if done != known['images_done']:
+            logger.warning(
+                f'A batch is {clock.batch_size} images now: of this epoch {done} are done, '
+                f'{known["images_done"] - done} come again.'
+            )
+        self.loaders.sampler.start_at(state['epoch'], done)
+
+    def build_model(self, opt: dict) -> SafeTraining:
+        """BasicSR's or our model, made safe, with what it needs to know of the run."""
+        model = build_safe_model(opt)
+        model.clock, model.val_loaders = self.loaders.clock, self.loaders.val
+        model.stop, model.tb_logger = self.stop, self.tb_logger
+        self.stop.listen()
+        return model
+
+
+def build_safe_model(opt: dict) -> SafeTraining:
+    """The option file's model, with ``SafeTraining`` in front. Stands in for BasicSR's."""
+    model = make_safe(MODEL_REGISTRY.get(opt['model_type']))(opt)
+    get_root_logger().info(f'Model [{type(model).__name__}] is created.')
+    return model

@@ -1,0 +1,362 @@
+"""defsr-benchmark: true numbers, resumption, changes, failures, kills, parts, and its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+from workspaces import run, run_well, save_options, shrink
+
+from defsr.benchmark.examples import best_windows
+from defsr.benchmark.options import loss_of, read_benchmark
+from defsr.benchmark.report import Report
+from defsr.benchmark.runner import Results, Runner, collect
+from defsr.config.files import load_options
+from defsr.utils.paths import REPOSITORY
+
+TOOL = ('-m', 'defsr.tools.benchmark', '-opt', 'b.yml')
+EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}
+
+
+def data_set(**more):
+    roots = {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref'}
+    return {'type': 'RefTripletDataset', 'io_backend': {'type': 'disk'}} | roots | more
+
+
+@pytest.fixture
+def bench(workspace, monkeypatch):
+    """A folder with two methods without training, a tiny EDSR and a tiny DEF."""
+    monkeypatch.chdir(workspace)
+    torch.manual_seed(0)
+    opt = shrink('EDSR_x4.yml') | {'network_g': EDSR}
+    save_options(workspace / 'edsr.yml', opt)
+    torch.save({'params': build_network(dict(EDSR)).state_dict()}, 'edsr.pth')
+    opt = shrink('table2_DCN_x4.yml')
+    save_options(workspace / 'def.yml', opt)
+    net = build_network(opt['network_g'])
+    torch.save({'params': net.state_dict()}, 'def.pth')
+    content = {
+        'name': 'b',
+        'scale': 4,
+        'num_gpu': 0,
+        'datasets': {'whole': data_set(), 'middle': data_set(center_crop=32)},
+        'methods': {
+            'bicubic': {'method': 'bicubic'},
+            'A_pinv y': {'method': 'pinv'},
+            'EDSR': {'options': 'edsr.yml', 'weights': 'edsr.pth'},
+            'DEF': {'options': 'def.yml', 'weights': 'def.pth'},
+        },
+        'compare_to': 'bicubic',
+    }
+    write(content)
+    return content
+
+
+def write(content) -> None:
+    with open('b.yml', 'w') as file:
+        yaml.safe_dump(content, file)
+
+
+def rows() -> list[dict]:
+    return list(Results(results_file()).read().values())
+
+
+def results_file() -> Path:
+    return Path('results/b/rows.jsonl')
+
+
+def lines() -> int:
+    return len([x for x in results_file().read_text().splitlines() if x])
+
+
+def measure_all(content, **parts) -> Runner:
+    benchmark = read_benchmark(content)
+    runner = Runner(benchmark, results_file().parent, **parts)
+    runner.run()
+    return runner
+
+
+def test_the_command(bench, workspace):
+    """All files, a row for each method and image, and the table on the screen."""
+    output = run_well(workspace, *TOOL)
+    folder = workspace / 'results/b'
+    names = ['results.csv', 'results.json', 'results.md', 'results.png', 'rows.jsonl']
+    assert sorted(os.listdir(folder)) == names
+    found = rows()
+    images = len(os.listdir('datasets/gt'))
+    assert len(found) == 4 * 2 * images
+    assert '| EDSR | L1 |' in output and '| DEF | L1 |' in output
+    with open(folder / 'results.csv', newline='') as file:
+        assert len(list(csv.DictReader(file))) == len(found)
+    methods = json.loads((folder / 'results.json').read_text())['methods']
+    expected = sum(p.numel() for p in build_network(dict(EDSR)).parameters())
+    assert methods['EDSR']['parameters'] == expected
+    assert methods['bicubic']['scores']['whole']['psnr'] == pytest.approx(
+        sum(r['psnr'] for r in found if (r['method'], r['dataset']) == ('bicubic', 'whole'))
+        / images
+    )
+    sizes = {round(r['megapixels'] * 1e6) for r in found if r['dataset'] == 'middle'}
+    assert sizes == {32 * 32}
+
+
+def test_bicubic_on_the_stereo_pair(workspace, monkeypatch):
+    """The figure that README states for it: 25.36 dB, 0.751."""
+    monkeypatch.chdir(workspace)
+    run_well(workspace, '-m', 'defsr.tools.demo_data')
+    block = data_set(dataroot_gt='datasets/demo/gt', dataroot_ref='datasets/demo/ref')
+    head = {'name': 'b', 'scale': 4, 'num_gpu': 0, 'datasets': {'demo': block}}
+    measure_all(head | {'methods': {'bicubic': {'method': 'bicubic'}}})
+    (row,) = rows()
+    assert row['psnr'] == pytest.approx(25.36, abs=0.005)
+    assert row['ssim'] == pytest.approx(0.751, abs=0.0005)
+
+
+def test_nothing_is_measured_twice(bench):
+    measure_all(bench)
+    before = results_file().read_text()
+    measure_all(bench)
+    assert results_file().read_text() == before
+
+
+def test_what_changed_is_measured_anew_and_nothing_else(bench):
+    """Other weights, another tile, another crop: the rows that depend on them."""
+    measure_all(bench)
+    before = lines()
+    images = len(os.listdir('datasets/gt'))
+    torch.manual_seed(1)
+    torch.save({'params': build_network(dict(EDSR)).state_dict()}, 'edsr.pth')
+    measure_all(bench)
+    assert lines() == before + 2 * images, 'EDSR on two sets'
+    report = Report(
+        read_benchmark(bench), collect(read_benchmark(bench), results_file().parent), {}
+    )
+    assert len(report.rows) == 8 * images, 'the old ones are not counted'
+    measure_all(bench | {'tile': 64})
+    assert lines() == before + 6 * images, 'EDSR and DEF on two sets'
+    bench['datasets']['middle'] = data_set(center_crop=48)
+    measure_all(bench)
+    assert lines() == before + 10 * images, 'all methods on one set'
+
+
+def test_a_failing_method_does_not_stop_the_others(bench, workspace):
+    bench['methods'] = {
+        'nowhere': {'options': 'edsr.yml', 'weights': 'nowhere.pth'},
+        'other': {'options': 'def.yml', 'weights': 'edsr.pth'},
+        'no file': {'options': 'none.yml', 'weights': 'edsr.pth'},
+    } | bench['methods']
+    write(bench)
+    done = run(workspace, *TOOL)
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('4 failed, of no file, nowhere, other: see above.') or (
+        '3 failed, of no file, nowhere, other' in last
+    )
+    text = (workspace / 'results/b/results.md').read_text()
+    assert '- nowhere failed: ' in text and 'nowhere.pth' in text
+    assert '| nowhere | L1 | failed | failed | - | - |' in text
+    assert '- no file failed: methods:no file:options is none.yml' in text
+    assert len(rows()) == 8 * len(os.listdir('datasets/gt'))
+
+
+def test_a_failing_image_is_named(bench, workspace):
+    """A reference that cannot be read costs its row only, and is tried again."""
+    names = sorted(os.listdir('datasets/ref'))
+    path = workspace / 'datasets/ref' / names[0]
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    runner = measure_all(bench, methods=['bicubic'], datasets=['whole'])
+    ((label, name, image),) = runner.failures
+    assert (label, name) == ('bicubic', 'whole') and names[0].split('.')[0] in image
+    assert len(rows()) == len(names) - 1
+    path.write_bytes(good)
+    assert not measure_all(bench, methods=['bicubic'], datasets=['whole']).failures
+    assert len(rows()) == len(names)
+
+
+def test_a_torn_line_is_passed_over(bench):
+    measure_all(bench, methods=['bicubic'])
+    expected = {row['key']: row['psnr'] for row in rows()}
+    text = results_file().read_text().rstrip('\n')
+    results_file().write_text(text[:-40])
+    assert len(rows()) == len(expected) - 1
+    measure_all(bench, methods=['bicubic'])
+    assert {row['key']: row['psnr'] for row in rows()} == expected
+
+
+def test_kill_9_loses_the_image_in_hand_only(bench, workspace):
+    """Killed as soon as rows come, again and again; what was there stays, and the end is whole."""
+    command = [sys.executable, *TOOL]
+    kept = 0
+    for _ in range(3):
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 120
+        while job.poll() is None and time.monotonic() < limit:
+            if results_file().exists() and len(rows()) > kept:
+                break
+            time.sleep(0.01)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        assert len(rows()) >= kept
+        kept = len(rows())
+    assert kept >= 3
+    run_well(workspace, *TOOL)
+    assert len(rows()) == 8 * len(os.listdir('datasets/gt')) == lines()
+
+
+def test_a_signal_ends_it_between_images(bench, workspace):
+    job = subprocess.Popen([sys.executable, *TOOL], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 120
+    while not (results_file().exists() and rows()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    _, stderr = job.communicate(timeout=120)
+    if job.returncode != 0:  # it may have been done
+        assert job.returncode == 143
+        assert 'Run the same command again to go on' in stderr and 'Traceback' not in stderr
+    assert (workspace / 'results/b/results.md').is_file()
+
+
+def test_parts_by_two_processes_at_once(bench, workspace):
+    commands = [
+        [sys.executable, *TOOL, '--methods', 'bicubic', 'EDSR'],
+        [sys.executable, *TOOL, '--methods', 'A_pinv y', 'DEF'],
+    ]
+    jobs = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for c in commands]  # fmt: skip
+    assert [job.wait(timeout=240) for job in jobs] == [0, 0]
+    assert len(rows()) == lines() == 8 * len(os.listdir('datasets/gt'))
+    run_well(workspace, *TOOL, '--report-only')
+    methods = json.loads((workspace / 'results/b/results.json').read_text())['methods']
+    cells = [c['psnr'] for m in methods.values() for c in m['scores'].values()]
+    assert len(cells) == 8 and None not in cells
+
+
+def test_examples_show_what_is_planted():
+    """One method is right in a corner, the other everywhere but in another corner."""
+    rng = np.random.default_rng(0)
+    gt = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    one, other = gt.copy(), gt.copy()
+    other[:16, 80:] ^= 128
+    one[48:, :16] ^= 128
+    best, worst = best_windows(gt, one, other, 16)
+    assert best[1:] == (0, 80) and worst[1:] == (48, 0)
+    assert best[0] > 10 and worst[0] < -10
+    assert [x[1] for x in best_windows(gt, one, other, 500)] == [0, 0], 'one row of windows'
+
+
+def test_saved_images_and_examples(bench, workspace):
+    """What is measured is what is saved; an image that is gone is made again."""
+    bench |= {
+        'save_images': True,
+        'examples': {'method': 'DEF', 'number': 1, 'side': 16, 'show': ['EDSR', 'DEF']},
+    }
+    write(bench)
+    run_well(workspace, *TOOL)
+    pictures = sorted((workspace / 'results/b/images').rglob('*.png'))
+    assert len(pictures) == len(rows()) == 8 * len(os.listdir('datasets/gt'))
+    assert cv2.imread(str(workspace / 'results/b/examples.png')).std() > 5
+    row = next(row for row in rows() if (row['method'], row['dataset']) == ('EDSR', 'middle'))
+    (path,) = [p for p in pictures if row['key'][:12] in p.name and p.parent.name == 'middle']
+    before = cv2.imread(str(path))
+    assert before.shape == (32, 32, 3)
+    path.unlink()
+    measure_all(bench)
+    assert np.array_equal(cv2.imread(str(path)), before)
+    assert lines() == len(pictures) + 1
+
+
+def test_losses_in_words():
+    assert loss_of(None) == '-'
+    l1 = {'pixel_opt': {'type': 'L1Loss'}}
+    assert loss_of(l1) == 'L1'
+    gan = l1 | {'perceptual_opt': {}, 'gan_opt': {'gan_type': 'wgan'}}
+    assert loss_of(l1 | {'perceptual_opt': {'type': 'x'}}) == 'L1 + perceptual'
+    gan['perceptual_opt'] = {'type': 'x'}
+    assert loss_of(gan) == 'L1 + perceptual + GAN (wgan)'
+    assert loss_of(gan | {'gradient_penalty_weight': 10}) == 'L1 + perceptual + WGAN-GP'
+
+
+def test_differences_are_paired(bench):
+    """By hand: per image, pooled over a group; few images are no claim."""
+    content = bench | {'groups': {'both': ['whole', 'middle']}, 'bootstrap': {'samples': 500}}
+    benchmark = read_benchmark(content)
+    measured = [
+        {'method': m, 'dataset': d, 'image': i, 'psnr': p, 'ssim': 0.5, 'seconds': 1.0,
+         'megapixels': 2.0, 'parameters': 3}
+        for m, d, i, p in (
+            ('bicubic', 'whole', 'a', 20.0), ('bicubic', 'whole', 'b', 30.0),
+            ('bicubic', 'middle', 'a', 10.0), ('EDSR', 'whole', 'b', 31.0),
+            ('EDSR', 'whole', 'a', 22.0), ('EDSR', 'middle', 'a', 13.0),
+            ('DEF', 'middle', 'a', 9.0),
+        )
+    ]  # fmt: skip
+    report = Report(benchmark, measured, {})
+    found = report.difference('EDSR', ('whole', 'middle'))
+    assert (found.mean, found.number) == (2.0, 3) and 1 <= found.low < found.high <= 3
+    assert report.difference('DEF', ('whole',)) is None
+    text = report.markdown()
+    assert '-1.00 (1 image, no claim)' in text and '+2.00 (3 images, no claim)' in text
+    assert report.seconds_per_megapixel('EDSR') == 0.5
+
+
+def test_tables_of_chosen_data_sets(bench):
+    """A title and a table for each list; numbers of all data sets in the last two columns."""
+    content = bench | {'tables': {'Whole images': ['whole'], 'Middles': ['middle', 'whole']}}
+    measured = [
+        {'method': 'EDSR', 'dataset': d, 'image': 'a', 'psnr': p, 'ssim': 0.5, 'seconds': 1.0,
+         'megapixels': 2.0, 'parameters': 3_000_000}
+        for d, p in (('whole', 20.0), ('middle', 30.0))
+    ]  # fmt: skip
+    text = Report(read_benchmark(content), measured, {}).markdown()
+    first, second = text.split('Whole images:')[1].split('Middles:')
+    assert '| EDSR | L1 | 20.00 / 0.500 | 3.00 M | 0.5 |' in first
+    assert '| EDSR | L1 | 30.00 / 0.500 | 20.00 / 0.500 | 3.00 M | 0.5 |' in second
+
+
+MISTAKES = [
+    (lambda b: b.update(method={}), 'Unknown option `method`. Did you mean `methods`'),
+    (lambda b: b['methods'].update(x={'metod': 'bicubic'}), 'Unknown option `methods:x:metod`'),
+    (lambda b: b['methods'].update(x={'method': 'nearest'}), "methods:x:method is 'nearest'"),
+    (lambda b: b['methods'].update(x={'weights': 'w'}), 'methods:x:options is missing'),
+    (lambda b: b.update(compare_to='ESDR'), "compare_to is 'ESDR'.*Did you mean `EDSR`"),
+    (lambda b: b.update(groups={'g': ['hole']}), "groups:g is 'hole'.*Did you mean `whole`"),
+    (lambda b: b.update(tables={'t': ['hole']}), "tables:t is 'hole'.*Did you mean `whole`"),
+    (
+        lambda b: b.update(save_images=True, examples={'method': 'DEF', 'show': ['EDS']}),
+        "examples:show is 'EDS'.*Did you mean `EDSR`",
+    ),
+    (lambda b: b.update(groups={'g': 'whole'}), "groups:g is 'whole', but must be a list"),
+    (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
+    (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),
+    (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
+    (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
+    (lambda b: b.update(bootstrap={'sample': 3}), 'Unknown option `bootstrap:sample`'),
+    (lambda b: b.update(published=[{'label': 'x', 'scores': {'C': [1]}}]), 'must be .PSNR, SSIM.'),
+]
+
+
+@pytest.mark.parametrize(('spoil', 'message'), MISTAKES, ids=[text[:24] for _, text in MISTAKES])
+def test_mistakes_in_the_option_file(bench, spoil, message):
+    spoil(bench)
+    with pytest.raises(ValueError, match=message):
+        read_benchmark(bench)
+
+
+def test_the_small_benchmark_is_understood():
+    """Every file that its rows name is there, with weights that the repository ships."""
+    benchmark = read_benchmark(load_options(REPOSITORY / 'options/benchmark_small.yml'))
+    for method in benchmark.methods.values():
+        assert method.plain or (REPOSITORY / method.file).is_file()

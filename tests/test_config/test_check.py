@@ -1,0 +1,132 @@
+"""Options as a whole: the repository's files pass, and nothing crashes the check."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from defsr.config.check import check_options
+from defsr.config.files import load_options
+from defsr.utils.paths import REPOSITORY
+
+FOLDER = REPOSITORY / 'options'
+# Of experiments; the others are for tools, which check theirs themselves.
+TOOLS = ('upscale', 'enhance', 'benchmark')
+FILES = [p for p in sorted(FOLDER.rglob('*.yml')) if not p.name.startswith(TOOLS)]
+SMALL = FOLDER / 'small/train_DEF_GAN_small_x4.yml'
+
+
+def load(path: Path, folder: Path, monkeypatch) -> dict:
+    """The options, in a folder where the weights that they name exist."""
+    monkeypatch.chdir(folder)
+    opt = load_options(path)
+    for key, value in opt['path'].items():
+        if key.startswith('pretrain_network') and value:
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).touch()
+    return opt
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_every_option_file_passes(path, tmp_path, monkeypatch):
+    opt = load(path, tmp_path, monkeypatch)
+    before = deepcopy(opt)
+    check_options(opt, is_train=not path.stem.startswith('test'))
+    assert opt == before
+
+
+def test_what_basicsr_fills_in_passes(tmp_path, monkeypatch):
+    opt = load(SMALL, tmp_path, monkeypatch)
+    opt |= {'dist': False, 'rank': 0, 'world_size': 1, 'auto_resume': False, 'is_train': True}
+    for phase, block in opt['datasets'].items():
+        block |= {'phase': phase.split('_')[0], 'scale': 4}
+    opt['path'] |= dict.fromkeys(('experiments_root', 'models', 'training_states', 'log'), 'x')
+    check_options(opt, is_train=True)
+
+
+def test_options_that_others_read_pass(tmp_path, monkeypatch):
+    opt = load(SMALL, tmp_path, monkeypatch)
+    opt['logger'] |= {'keep_last': 3, 'keep_best': True, 'save_checkpoint_freq': 5e3}
+    opt['dist_params'] = {'backend': 'gloo', 'port': 29500, 'timeout': 60}
+    opt['train'] |= {'grad_clip_norm': 1.0, 'nonfinite': 'skip', 'max_nonfinite': 3}
+    opt['path'] |= {'pretrain_network_x': None, 'param_key_g': 'params_ema', 'strict_load_d': True}
+    check_options(opt, is_train=True)
+
+
+def test_a_model_of_basicsrs_may_have_options_of_its_own(tmp_path, monkeypatch):
+    opt = load(FOLDER / 'train_ESRGAN_x4.yml', tmp_path, monkeypatch)
+    check_options(opt | {'queue_size': 180}, is_train=True)
+    with pytest.raises(ValueError, match='network_d is missing, which an adversarial loss needs'):
+        check_options({k: v for k, v in opt.items() if k != 'network_d'}, is_train=True)
+
+
+def test_weights_need_not_be_there_to_resume(tmp_path, monkeypatch):
+    opt = load_options(SMALL)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='path:pretrain_network_g is'):
+        check_options(opt, is_train=True)
+    check_options(opt | {'auto_resume': True}, is_train=True)
+    check_options(opt | {'path': opt['path'] | {'resume_state': '5.state'}}, is_train=True)
+
+
+def nodes(block: dict, path: tuple[str, ...] = ()):
+    for key, value in block.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from nodes(value, (*path, key))
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        None,
+        'x',
+        3,
+        -1,
+        0.5,
+        float('nan'),
+        float('inf'),
+        [],
+        [None],
+        {},
+        {'type': 'x'},
+        {1: 2},
+        True,
+    ],
+    ids=repr,
+)
+def test_any_value_anywhere_is_accepted_or_refused(value, tmp_path, monkeypatch):
+    """No TypeError, no KeyError: the check itself does not stumble."""
+    opt = load(SMALL, tmp_path, monkeypatch)
+    refused = 0
+    for *blocks, key in [*nodes(opt)]:
+        changed = deepcopy(opt)
+        node = changed
+        for block in blocks:
+            node = node[block]
+        node[key] = value
+        try:
+            check_options(changed, is_train=True)
+        except (ValueError, OSError) as error:
+            assert '\n' not in str(error)
+            refused += 1
+    assert refused > 30
+
+
+def test_any_key_may_be_absent(tmp_path, monkeypatch):
+    opt = load(SMALL, tmp_path, monkeypatch)
+    refused = []
+    for *blocks, key in [*nodes(opt)]:
+        changed = deepcopy(opt)
+        node = changed
+        for block in blocks:
+            node = node[block]
+        del node[key]
+        try:
+            check_options(changed, is_train=True)
+        except ValueError as error:
+            assert f'{key} is missing' in str(error) or f'{key} is None' in str(error)
+            refused.append(key)
+    assert len(refused) > 30

@@ -1,0 +1,116 @@
+"""Sizes are read and torn files found before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from defsr.images.header import check_megapixels, image_size
+
+PIXELS = cv2.blur(np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8), (3, 3))
+FORMATS = {
+    'png': ('PNG', {}),
+    'jpeg': ('JPEG', {}),
+    'progressive': ('JPEG', {'progressive': True}),
+    'bmp': ('BMP', {}),
+    'tiff': ('TIFF', {}),
+    'deflated tiff': ('TIFF', {'compression': 'tiff_adobe_deflate'}),
+    'big tiff': ('TIFF', {'big_tiff': True}),
+    'webp': ('WEBP', {}),
+    'lossless webp': ('WEBP', {'lossless': True}),
+    'extended webp': ('WEBP', {'icc_profile': bytes(200)}),
+}
+
+
+def encode(name: str, picture: Image.Image | None = None) -> bytes:
+    buffer = io.BytesIO()
+    kind, options = FORMATS[name]
+    (picture or Image.fromarray(PIXELS)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_size_is_height_and_width(name):
+    content = encode(name)
+    assert image_size(content, 'x') == (40, 56)
+    assert image_size(content + b'rubbish \xff\xd9 IEND', 'x') == (40, 56)
+
+
+@pytest.mark.parametrize('name', ['png', 'jpeg', 'progressive'])
+@pytest.mark.parametrize('filler', [b'', bytes(5000)], ids=['cut', 'zeros'])
+def test_torn_files(name, filler):
+    content = encode(name)
+    for cut in range(4, len(content), 61):
+        with pytest.raises(ValueError, match='^x is cut off|^x cannot be read as an image'):
+            image_size(content[:cut] + filler, 'x')
+    with pytest.raises(ValueError, match='^x is cut off'):
+        image_size(content[:-1], 'x')
+
+
+def test_a_preview_inside_does_not_count_as_the_end():
+    exif = Image.Exif()
+    exif[0x9286] = encode('jpeg')  # a comment that is a whole JPEG
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, 'JPEG', exif=exif)
+    content = buffer.getvalue()
+    assert content.count(b'\xff\xd9') == 2
+    assert image_size(content, 'x') == (40, 56)
+    with pytest.raises(ValueError, match='x is cut off'):
+        image_size(content[:-30], 'x')
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_any_damage_is_a_clear_error_or_a_size(name):
+    content, rng = encode(name), np.random.default_rng(1)
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content) if rng.random() < 0.3 else 60)] = rng.integers(256)
+        try:
+            height, width = image_size(bytes(damaged), 'x')
+        except ValueError as error:
+            assert str(error).startswith('x ') and '\n' not in str(error)
+        else:
+            assert height >= 0 and width >= 0
+
+
+def test_other_files():
+    for content in (b'', b'text', b'GIF89a', b'\xff\xd8', b'II*', b'RIFF\0\0\0\0WAVE'):
+        with pytest.raises(ValueError, match='^x cannot be read as an image'):
+            image_size(content, 'x')
+    for content in (b'\xff\xd8\xff', b'II*\0', b'BM', b'RIFF\0\0\0\0WEBP', b'\x89PNG\r\n\x1a\n'):
+        with pytest.raises(ValueError, match='^x is cut off'):
+            image_size(content, 'x')
+
+
+def test_megapixels():
+    check_megapixels('x', (1000, 2000), 2)
+    with pytest.raises(ValueError, match=r'x has 2.0 megapixels \(1000x2001, HxW\), more than a:b'):
+        check_megapixels('x', (1000, 2001), 2, 'a:b')
+
+
+def bomb(height: int, width: int) -> bytes:
+    """A valid black PNG, made row by row: two megabytes that would fill gigabytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+        )
+
+    packer, row = zlib.compressobj(1), bytes(1 + width)
+    data = b''.join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        chunk(*part) for part in ((b'IHDR', header), (b'IDAT', data), (b'IEND', b''))
+    )
+
+
+def test_a_bomb_is_known_by_its_header():
+    content = bomb(30000, 30000)
+    assert len(content) < 5e6
+    assert image_size(content, 'x') == (30000, 30000)
