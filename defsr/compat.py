@@ -9,17 +9,26 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shlex
 import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import torch
 import yaml
 
-from defsr.config.files import OptionLoader, load_options, override_options, split_force_yml
+from defsr.config.files import (
+    OptionLoader,
+    dump_options,
+    load_options,
+    override_options,
+    split_force_yml,
+)
 from defsr.utils.cli import tell
+from defsr.utils.files import atomic_path
 
 
 def apply() -> None:
@@ -48,6 +57,7 @@ def patch_pipelines() -> None:
     train.init_tb_logger = run.init_tb_logger
     train.create_train_val_dataloader = run.create_train_val_dataloader
     train.build_model = run.build_model
+    train.copy_opt_file = _keep_options
     test.build_model = build_safe_model
     _pass_on_errors_of_prefetching()
     misc = importlib.import_module('basicsr.utils.misc')
@@ -55,6 +65,17 @@ def patch_pipelines() -> None:
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
     logging.getLogger('basicsr').addFilter(_of_interest)
+
+
+def _keep_options(opt_file: str, folder: str) -> None:
+    """basicsr 1.4.2 copies the option file alone, without its bases and ``--force_yml``."""
+    from defsr.utils import distributed
+
+    if distributed.is_main():
+        options = override_options(load_options(opt_file), split_force_yml(sys.argv)[1])
+        with atomic_path(Path(folder) / Path(opt_file).name) as path:
+            text = dump_options(options, f'All options of: {shlex.join(sys.argv)}')
+            path.write_text(text, encoding='utf-8')
 
 
 def _of_interest(record: logging.LogRecord) -> bool:

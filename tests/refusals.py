@@ -27,7 +27,7 @@ from basicsr.data import build_dataset
 from PIL import Image
 
 from defsr.config.check import check_options
-from defsr.config.files import load_options, override_options
+from defsr.config.files import dump_options, load_options, override_options
 from defsr.data import cache_record, lmdb_writer
 from defsr.enhance.job import fill_caches
 from defsr.tools import create_lmdb, upscale
@@ -87,12 +87,8 @@ class Workspace:
         """Write the option file."""
         path = self.folder / 'o.yml'
         if not path.exists():
-            path.write_text(yaml.safe_dump(_plain(self.opt)))
+            path.write_text(dump_options(self.opt, 'of a test'))
         return path
-
-
-def _plain(node: object) -> object:
-    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
 
 
 # -- ways to run into a mistake ------------------------------------------------------------------
@@ -233,6 +229,15 @@ OPTION_FILES = [
          "Option `train:optim_g:lr` is '1e-4', which YAML reads as text. Write `!!float 1e-4`"),
     Case('key that is no text', lambda w: w.opt['train'].update({True: 3}),
          'train has the key True, which is no text. Quote it.'),
+    Case('base that is not there', text('base: no.yml'),
+         'no.yml does not exist. Check `base` in …o.yml.'),
+    Case('base that is no text', text('base: ~'),
+         '`base` is None in …o.yml, but must be the path of an option file, as seen from that'),
+    Case('base in another folder', text('base: ../no.yml'),
+         "`base` is '../no.yml' in …o.yml, but must be a relative path that stays in …"),
+    Case('base of itself', text('base: o.yml'),
+         '`base` goes in a circle: o.yml -> o.yml. Take it out of one of them.'),
+    force('base=no.yml', '--force_yml base=no.yml: only an option file can have a base.'),
     force('scale', "--force_yml got 'scale', expected `block:key=value`."),
     force('trian:total_iter=3', 'there is no block `trian` to change.'),
 ]  # fmt: skip

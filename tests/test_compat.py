@@ -36,6 +36,7 @@ PATCHED = (
     'init_tb_logger',
     'create_train_val_dataloader',
     'build_model',
+    'copy_opt_file',
     'mkdir_and_rename',
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from workspaces import TRAIN, run, run_well, save_options, shrink
@@ -21,11 +23,14 @@ def test_train_and_resume(workspace, name, losses):
     """BasicSR's own models and ours, through the same script and data set.
 
     SRModel: ``faults/test_kill_training.py``, where what comes of it is compared bit for bit.
+    The experiment keeps all that its file says, with its base and ``--force_yml``.
     """
     opt = shrink(name)
     if 'GAN' in name and opt['model_type'] == 'DEFModel':
         opt['train']['rec_only_epochs'] = 1
-    file = save_options(workspace / 'o.yml', opt)
+    save_options(workspace / 'whole.yml', opt)
+    file = str(workspace / 'o.yml')
+    Path(file).write_text('base: whole.yml\n')
     script = TRAIN
     output = run_well(workspace, script, '-opt', file)
     assert 'iter:       4' in output
@@ -44,6 +49,10 @@ def test_train_and_resume(workspace, name, losses):
     assert 'iter: 4.' in output
     assert 'iter:       6' in output
     assert 'iter:       4' not in output
+    kept = experiment / 'o.yml'
+    assert kept.read_text().splitlines()[0].endswith('--force_yml train:total_iter=6')
+    opt['train']['total_iter'] = 6
+    assert load_options(kept) == opt
 
 
 def test_the_same_seed_gives_the_same_weights_twice(workspace):

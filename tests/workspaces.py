@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
-from defsr.config.files import load_options
+from defsr.config.files import dump_options, load_options
 from defsr.utils.paths import REPOSITORY
 
 SMALL = REPOSITORY / 'options/small'
@@ -36,12 +34,8 @@ def run_well(folder: Path, *command: str, threads: int = 1) -> str:
 
 
 def save_options(path: Path, opt) -> str:
-    path.write_text(yaml.safe_dump(_plain(opt)))
+    path.write_text(dump_options(opt, 'of a test'))
     return str(path)
-
-
-def _plain(node):
-    return {k: _plain(v) for k, v in node.items()} if isinstance(node, dict) else node
 
 
 def shrink(name: str) -> dict:

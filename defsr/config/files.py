@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 
 import yaml
@@ -49,18 +51,92 @@ def parse_yaml(text: str, source: str = 'the option file') -> object:
 
 
 def load_options(file: str | Path) -> OrderedDict:
-    """Read an option file. ValueError or FileNotFoundError name the file and the mistake."""
+    """Read an option file, on top of the one that its ``base`` names, and so on.
+
+    A base lies in the folder of ``file`` or below it; if that is in a folder named ``options``,
+    anywhere in the nearest such folder. See ``docs/training.md`` for how two files become one.
+
+    Raises:
+        FileNotFoundError: without the file or one of its bases.
+        ValueError: for what is no option file, and for a base that is no text, lies elsewhere or
+            goes in a circle. The message names the file and the mistake.
+    """
     path = Path(file).expanduser()
+    layers = [_read(path, 'the path after -opt')]
+    chain = [Path(os.path.realpath(path))]
+    while 'base' in layers[-1]:
+        chain.append(_find_base(layers[-1].pop('base'), chain))
+        layers.append(_read(chain[-1], f'`base` in {chain[-2]}'))
+    return reduce(_merge, reversed(layers))
+
+
+def _read(path: Path, named_by: str) -> OrderedDict:
+    """One file alone."""
     if not path.is_file():
-        raise FileNotFoundError(f'Option file {path} does not exist. Check the path after -opt.')
+        raise FileNotFoundError(f'Option file {path} does not exist. Check {named_by}.')
     try:
         text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError:
-        raise ValueError(f'{path} is no text file in UTF-8. Check the path after -opt.') from None
+        raise ValueError(f'{path} is no text file in UTF-8. Check {named_by}.') from None
     options = parse_yaml(text, source=str(path))
     if not isinstance(options, OrderedDict):
         raise ValueError(f'{path} holds no options: expected `key: value` lines.')
     return options
+
+
+def _find_base(name: object, chain: Sequence[Path]) -> Path:
+    """The file that the last of ``chain`` names as its base. All paths are real ones."""
+    given = f'`base` is {name!r} in {chain[-1]}, but must be'
+    if not isinstance(name, str) or not name or '\0' in name:
+        raise ValueError(f'{given} the path of an option file, as seen from that file.')
+    own = chain[0].parent
+    tree = next((folder for folder in (own, *own.parents) if folder.name == 'options'), own)
+    path = Path(os.path.realpath(chain[-1].parent / name))
+    if os.path.isabs(name) or not path.is_relative_to(tree):
+        raise ValueError(f'{given} a relative path that stays in {tree}.')
+    if path in chain:
+        circle = ' -> '.join(str(file.relative_to(tree)) for file in (*chain, path))
+        raise ValueError(f'`base` goes in a circle: {circle}. Take it out of one of them.')
+    return path
+
+
+def _merge(base: OrderedDict, own: OrderedDict) -> OrderedDict:
+    """``own`` on top of ``base``: blocks key by key unless their ``type`` changes; null deletes."""
+    merged = OrderedDict(base)
+    for key, value in own.items():
+        old = base.get(key)
+        if value is None and key in base:
+            del merged[key]
+        elif isinstance(value, dict) and isinstance(old, dict) and not _changes_type(old, value):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _changes_type(old: OrderedDict, new: OrderedDict) -> bool:
+    return 'type' in new and new['type'] != old.get('type')
+
+
+class _OptionDumper(yaml.SafeDumper):
+    """Keys in their order, and blocks written out that a file named by an alias."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_OptionDumper.add_representer(
+    OrderedDict, lambda dumper, block: dumper.represent_dict(block.items())
+)
+
+
+def dump_options(options: OrderedDict, comment: str) -> str:
+    """An option file that gives ``options`` when read alone; ``comment`` is its first line."""
+    comment = ''.join(c if c.isprintable() else '?' for c in comment)
+    body = yaml.dump(
+        options, Dumper=_OptionDumper, sort_keys=False, default_flow_style=None, allow_unicode=True
+    )
+    return f'# {comment}\n{body}'
 
 
 def override_options(options: OrderedDict, entries: Iterable[str]) -> OrderedDict:
@@ -69,13 +145,15 @@ def override_options(options: OrderedDict, entries: Iterable[str]) -> OrderedDic
     The blocks must exist; the last key may be new. The value is read as safe YAML.
 
     Raises:
-        ValueError: for an entry without ``=`` or a block that the file does not have.
+        ValueError: for an entry without ``=``, a block that the file does not have, or ``base``.
     """
     for entry in entries:
         keys, separator, text = entry.partition('=')
         if not separator:
             raise ValueError(f'--force_yml got {entry!r}, expected `block:key=value`.')
         *blocks, last = keys.strip().split(':')
+        if [*blocks, last] == ['base']:
+            raise ValueError(f'--force_yml {entry}: only an option file can have a base.')
         node = options
         for block in blocks:
             if not isinstance(node.get(block), dict):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from defsr.config.files import load_options, override_options, parse_yaml, split_force_yml
+from defsr.config.files import (
+    dump_options,
+    load_options,
+    override_options,
+    parse_yaml,
+    split_force_yml,
+)
 
 OPTIONS = """
 name: test
@@ -58,6 +64,79 @@ def test_missing_and_empty_files(tmp_path):
     (tmp_path / 'empty.yml').write_text('# nothing\n')
     with pytest.raises(ValueError, match='holds no options'):
         load_options(tmp_path / 'empty.yml')
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_a_file_on_top_of_its_bases(tmp_path):
+    """Blocks merge, all else replaces, another ``type`` replaces a block, null deletes."""
+    write(tmp_path, {
+        'options/whole.yml': """
+name: whole
+resume: ~
+lost: 1
+data: {type: a, keep: 1, root: gt, list: [1, 2], own: {x: 1, y: ~}}
+net: {type: EDSR, num_feat: 8, inner: {type: a}}
+""",
+        'options/rows/middle.yml': """
+base: ../whole.yml
+lost: ~
+data: {root: ~, list: [3], own: {x: 2}}
+net: {type: RRDBNet, num_grow_ch: ~}
+""",
+        'options/rows/top.yml': """
+base: middle.yml
+name: top
+data: {type: a, root: lq, new: ~}
+net: {inner: {type: b}}
+""",
+    })  # fmt: skip
+    assert load_options(tmp_path / 'options/rows/top.yml') == {
+        'name': 'top',
+        'resume': None,
+        'data': {
+            'type': 'a', 'keep': 1, 'root': 'lq', 'list': [3], 'own': {'x': 2, 'y': None},
+            'new': None,
+        },
+        'net': {'type': 'RRDBNet', 'num_grow_ch': None, 'inner': {'type': 'b'}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('start', 'files', 'message'),
+    [
+        ('a.yml', {'a.yml': 'base: sub/b.yml', 'sub/b.yml': 'base: ../a.yml'},
+         'circle: a.yml -> sub/b.yml -> a.yml'),
+        ('sub/a.yml', {'sub/a.yml': 'base: ../b.yml', 'b.yml': 'x: 1'}, 'stays in .*/sub.$'),
+        ('options/sub/a.yml', {'options/sub/a.yml': 'base: ../../b.yml', 'b.yml': 'x: 1'},
+         'stays in .*/options.$'),
+        ('sub/a.yml', {'sub/a.yml': 'base: link/b.yml', 'b.yml': 'x: 1'}, 'stays in .*/sub.$'),
+        ('a.yml', {'a.yml': 'base: {here}/b.yml', 'b.yml': 'x: 1'}, 'must be a relative path'),
+        ('a.yml', {'a.yml': 'base: sub', 'sub/b.yml': 'x: 1'}, 'sub does not exist'),
+        ('a.yml', {'a.yml': 'base: [b.yml]'}, 'must be the path of an option file'),
+        ('a.yml', {'a.yml': 'base: b.yml', 'b.yml': 'lr: 1e-4'}, 'Write .* in .*b.yml'),
+        ('a.yml', {'a.yml': 'base: b.yml\nx: 1', 'b.yml': 'x: 1\nx: 2'}, '`x` is given twice'),
+    ],
+)  # fmt: skip
+def test_bases_that_are_refused(start, files, message, tmp_path):
+    write(tmp_path, {name: text.replace('{here}', str(tmp_path)) for name, text in files.items()})
+    if 'link' in files[start]:
+        (tmp_path / 'sub/link').symlink_to(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_options(tmp_path / start)
+
+
+def test_dumped_options_are_the_same_again():
+    text = 'z: &z [1, 1.0, 2.0e-7, 1.0e+20, .inf, ~]\na: {b: *z, c: *z, d: é, e: "yes", f: "3"}\n'
+    options = parse_yaml(text)
+    dumped = dump_options(options, 'from\nhere')
+    assert dumped.startswith('# from?here\nz: ') and '*' not in dumped
+    again = parse_yaml(dumped)
+    assert str(again) == str(options)
 
 
 def test_overrides():
