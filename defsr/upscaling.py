@@ -11,19 +11,19 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.config.blocks import required
+from defsr.config.check import check_network
 from defsr.config.files import load_options
+from defsr.diffusion.degradation import Degradation
 from defsr.images.form import Image, ImageForm, is_image
-from defsr.methods.build import MIN_TILE, ReferenceRestorer
-from defsr.methods.match_keys import MATCH_OPTIONS
-from defsr.methods.matched import StageProgress
+from defsr.methods.base import StageProgress
+from defsr.methods.build import MIN_TILE, Restorer, method_class
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_image, check_keys
 from defsr.utils.paths import REPOSITORY
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
-NETWORK_KEYS = (
-    'scale', *MATCH_OPTIONS, 'degradation', 'network_e', 'network_t', 'network_g', 'path',
-)  # fmt: skip
+NETWORK_KEYS = ('scale', 'degradation', 'network_g', 'path')
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
 
@@ -108,16 +108,22 @@ class Upscaler:
                 f'{options} is not there. Install defsr from a checkout: pip install -e .'
             )
         opt = load_options(options)
-        check_keys(Path(options).name, opt, NETWORK_KEYS)
+        where = Path(options).name
+        for key in NETWORK_KEYS:
+            required(opt, '', key)
+        check_network('network_g', opt['network_g'])
+        method = method_class(opt)
+        check_keys(where, opt, (*NETWORK_KEYS, *method.blocks, *method.options))
         self.scale = opt['scale']
-        own = opt['path']['pretrain_network_g']
-        self.restorer = ReferenceRestorer(
+        if weights is not None:
+            opt['path'] = opt['path'] | {'pretrain_network_g': str(weights)}
+        required(opt['path'], 'path', 'pretrain_network_g')
+        self.restorer = Restorer.build(
             opt,
-            own if weights is None else weights,
             self.device,
-            degradation=opt['degradation'],
+            Degradation(opt['degradation'], self.scale),
             option='path:pretrain_network_g' if weights is None else '--weights',
-            file=str(options),
+            network=f'network_g of {where}',
         )
 
     def __call__(

@@ -548,7 +548,8 @@ IMAGES = [
          'datasets:cufed_train:max_megapixels=128. Reduce the image or raise the limit.', read),
     Case('input smaller than the crop', small('gt/1.png', 20, 30), 'gt/1.png is 20x28 (HxW, a '
          'multiple of scale), smaller than datasets:cufed_train:gt_size=32.', read),
-    Case('input of 1x1', small('gt/1.png', 1, 1), 'gt/1.png has a side below scale=4.', read),
+    Case('input of 1x1', small('gt/1.png', 1, 1),
+         'gt/1.png is 1x1 (HxW), but both sides must be at least scale=4.', read),
     Case('reference of 1x1', small('ref/1.png', 1, 1),
          'The reference ref/1.png of datasets:cufed_train is 1x1 (HxW), but both sides must be at '
          'least 4.', read),

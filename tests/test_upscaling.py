@@ -11,11 +11,12 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from caches import DENOISER, write_prior
+from references import references
 
 from defsr import upscaling
 from defsr.config.files import load_options
 from defsr.images.photo import from_levels, to_grey
-from defsr.methods.matched import STAGES
+from defsr.methods.base import STAGES
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import Upscaler, limit_references, pick_device, upscale
 
@@ -95,7 +96,8 @@ def test_the_network_does_something_with_the_references(upscaler, lq, refs, sr):
 
 
 def test_one_tile_is_no_tiling(upscaler, lq, refs, sr):
-    whole = upscaler.restorer.pipeline.restore(upscaler.restorer.net_g, lq, refs).sr.clamp(0, 1)
+    restorer = upscaler.restorer
+    whole = restorer.method.super_resolve(restorer.net_g, lq, references(refs)).sr.clamp(0, 1)
     torch.testing.assert_close(sr, whole, rtol=0, atol=0)
     torch.testing.assert_close(upscaler(lq, refs, tile=26), whole, rtol=0, atol=0)
 

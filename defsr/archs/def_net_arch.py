@@ -9,6 +9,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.interface import Alignment, Restoration
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_choice
 
@@ -17,6 +18,8 @@ from defsr.utils.checks import check_choice
 class DEFNet(nn.Module):
     """Transfer and aggregation (DEF section 4.4), the ``network_g`` of ``DEFModel``.
 
+    Reads ``matches``, see ``defsr.archs.interface``.
+
     Args:
         transfer (dict): block of a transfer arch, e.g. ``{type: DCNTransferArch}``.
         aggregator (dict): block of the aggregator, e.g. ``{type: TTSRAggregator}``.
@@ -24,7 +27,13 @@ class DEFNet(nn.Module):
             ``bicubic`` (the interpolated LR image) or ``de`` (the enhanced input). With a skip the
             last layer starts at zero, so that training starts from that image. Default: none.
         scale (int): upsampling factor; the three levels fix it to 4. Default: 4.
+
+    Raises:
+        ValueError: for another scale or skip, and for a skip with an aggregator that does not say
+            its ``last_layer``.
     """
+
+    reads = 'matches'
 
     def __init__(
         self,
@@ -41,40 +50,30 @@ class DEFNet(nn.Module):
         self.transfer = build_network(dict(transfer))
         self.aggregator = build_network(dict(aggregator))
         if skip != 'none':
-            nn.init.zeros_(self.aggregator.tail[-1].weight)
-            nn.init.zeros_(self.aggregator.tail[-1].bias)
+            last = getattr(self.aggregator, 'last_layer', None)
+            if last is None:
+                raise ValueError(
+                    f'network_g:skip is {skip}, but {type(self.aggregator).__name__} has no '
+                    '`last_layer`, the convolution that starts at zero. Give it that attribute, '
+                    'or set skip: none.'
+                )
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
-    def forward(
-        self,
-        lq: Tensor,
-        feat_de: Mapping[str, Tensor],
-        feat_ref: Mapping[str, Tensor],
-        index: Tensor,
-        confidence: Tensor,
-        key_size: tuple[int, int],
-        de: Tensor | None = None,
-        positions: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
+    def forward(self, lq: Tensor, aligned: Alignment) -> Restoration:
         """Super-resolve with textures at their matches.
 
         Args:
             lq: (N, 3, h, w) RGB in [0, 1].
-            feat_de: level -> (N, C, f*h, f*w) features of the enhanced input.
-            feat_ref: level -> (N, C, f*h', f*w') features of the reference.
-            index: (N, h, w) int64 into h' * w'.
-            confidence: (N, h, w) in [-1, 1].
-            key_size: (h', w') of the matched map.
-            de: (N, 3, 4h, 4w) in [0, 1]; needed for ``skip: de``.
-            positions: of refined matches, see ``DCNTransferArch.forward``.
+            aligned: features and matches; its ``de`` is needed for ``skip: de``.
 
         Returns:
-            sr (N, 3, 4h, 4w), about [0, 1], not clamped.
+            ``sr`` (N, 3, 4h, 4w), about [0, 1], not clamped, and the ``textures``.
         """
-        more = {} if positions is None else {'positions': positions}
-        texture = self.transfer(feat_de, feat_ref, index, confidence, key_size, **more)
-        sr = self.aggregator(lq, texture, confidence, feat_de)
+        textures = self.transfer(aligned)
+        sr = self.aggregator(lq, textures, aligned.confidence, aligned.feat_de)
         if self.skip == 'bicubic':
-            return sr + upsample_bicubic(lq, self.scale)
-        if self.skip == 'de':
-            return sr + de
-        return sr
+            sr = sr + upsample_bicubic(lq, self.scale)
+        elif self.skip == 'de':
+            sr = sr + aligned.de
+        return Restoration(sr, textures)

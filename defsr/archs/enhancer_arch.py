@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,7 +27,6 @@ from defsr.diffusion.windows import CanvasNoise, content_key
 from defsr.ops.padding import pad_reflect
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_choice, check_image, check_keys
-from defsr.utils.weights import check_same_layout, read_weights
 
 SAMPLING_SCHEDULE = {'beta_start': 1e-6, 'beta_end': 1e-2, 'num_train_steps': 1000}
 DIFFUSION = {
@@ -125,6 +123,7 @@ class DDNMEnhancer(Enhancer):
 
     costly = True
     consistent = True
+    trained = 'denoiser'
 
     def __init__(
         self,
@@ -237,30 +236,6 @@ class DDNMEnhancer(Enhancer):
         de = from_signed(x0_hat[..., : self.scale * height, : self.scale * width])
         # The crop cut into what A sees near the border: close the data consistency again.
         return self.operator.project(de, lq) if self.sigma_y == 0 else de
-
-    def load_weights(self, path: str | Path, param_key: str | None = None) -> None:
-        """Load the *denoiser's* weights, strictly.
-
-        Args:
-            path: weight file, or its name in ``experiments/pretrained_models``.
-            param_key: key of the state dict in the file. None: ``params_ema``, ``ema`` or
-                ``params``, the first that is there, else the file is a bare state dict.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it holds no state dict, or that of another architecture, and if the
-                denoiser has weights already.
-        """
-        option = 'path:pretrain_network_e'
-        if not self.needs_weights:
-            raise ValueError(
-                f'{option} is {path}, but network_e:denoiser ({type(self.denoiser).__name__}) '
-                'has its weights already. Remove the option.'
-            )
-        state = read_weights(path, option=option, param_key=param_key)
-        wanted = self.denoiser.state_dict()
-        check_same_layout(path, state, wanted, option=option, network='network_e:denoiser')
-        self.denoiser.load_state_dict(state)
 
     def _predict_noise(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Ask the denoiser in its own timesteps and dtype; its answer as eps."""

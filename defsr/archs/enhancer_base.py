@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,12 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from defsr.diffusion.operators import BicubicDownsample
+from defsr.diffusion.degradation import Degradation
 from defsr.images.levels import round_to_8_bit
 from defsr.utils.checks import check_at_least, check_choice
 from defsr.utils.fingerprints import plain
+from defsr.utils.weights import load_weights
 
-BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
 # Options, of the class and of `diffusion`, that change a result by no more than rounding.
 WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last'))
 NETWORKS = ('denoiser', 'network')  # whose class says itself what there is to know of them
@@ -36,25 +36,49 @@ class Enhancer(nn.Module):
         operator: the degradation as an object.
         costly: True if one image takes so long that training should read a cache.
         consistent: True if its images degrade to lq, so that the degradation counts.
-        needs_weights: True if it is of no use before ``load_weights``.
+        trained: the attribute, and block, of the network whose weights ``load_weights`` takes.
     """
 
     costly = False
     consistent = False
-    needs_weights = False
+    trained = ''
 
     def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
         super().__init__()
         self.scale = check_at_least('network_e:scale', scale, 2)
-        self.degradation = check_choice('network_e:degradation', degradation, tuple(BORDERS))
-        self.operator = BicubicDownsample(scale, BORDERS[degradation])
+        self.degradation = degradation
+        self.operator = Degradation(degradation, scale, 'network_e:degradation').operator
 
-    def load_weights(self, path: str | Path) -> None:
-        """Load weights; ValueError for an enhancer that has none, as this one."""
-        raise ValueError(
-            f'path:pretrain_network_e is {path}, but network_e is {type(self).__name__}, which has '
-            'no weights. Remove the option.'
-        )
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it is of no use before ``load_weights``."""
+        return bool(self.trained)
+
+    def load_weights(self, path: str | Path, param_key: str | Sequence[str] | None = None) -> None:
+        """Load the weights of the network inside, strictly.
+
+        Args:
+            path: weight file, or its name in ``experiments/pretrained_models``.
+            param_key: key of the state dict in the file, see ``read_weights``.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it holds no state dict or that of another architecture, and for an
+                enhancer that has no network, or has its weights already.
+        """
+        option = 'path:pretrain_network_e'
+        if not self.needs_weights:
+            why = 'has its weights already' if self.trained else 'has no weights'
+            raise ValueError(
+                f'{option} is {path}, but network_e ({type(self).__name__}) {why}. '
+                'Remove the option.'
+            )
+        net, network = getattr(self, self.trained), f'network_e:{self.trained}'
+        load_weights(net, path, option=option, network=network, param_key=param_key)
+
+    def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """As ``forward``, perhaps beyond [0, 1]; ``progress(done, total)`` after each step."""
+        return self(lq)
 
     def fingerprint(self) -> dict[str, object]:
         """Everything that determines I_DE, as JSON holds it; caches carry it along.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,7 +14,6 @@ from defsr.archs.enhancer_base import Enhancer, build_inner
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_at_least, check_image
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
-from defsr.utils.weights import check_same_layout, read_weights
 
 
 @ARCH_REGISTRY.register()
@@ -42,7 +40,7 @@ class SISREnhancer(Enhancer):
     """
 
     consistent = True
-    needs_weights = True
+    trained = 'network'
 
     def __init__(
         self,
@@ -79,8 +77,12 @@ class SISREnhancer(Enhancer):
         return self.enhance(lq).clamp(0, 1)
 
     @torch.no_grad()
-    def enhance(self, lq: Tensor) -> Tensor:
+    def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
         """As ``forward`` without the clamp: ``operator.A`` of it is ``lq``.
+
+        Args:
+            lq: (N,3,h,w) RGB in [0, 1], any size.
+            progress: called as ``progress(tile, num_tiles)`` after each.
 
         Raises:
             ValueError: if ``lq`` is no such image, and if the network is one of another scale.
@@ -88,7 +90,8 @@ class SISREnhancer(Enhancer):
         check_image('lq', lq)
         num, channels, height, width = lq.shape
         detail = lq.new_empty((num, channels, self.scale * height, self.scale * width))
-        for piece in make_tiles(height, width, side=self.tile, overlap=self.overlap):
+        tiles = make_tiles(height, width, side=self.tile, overlap=self.overlap)
+        for number, piece in enumerate(tiles, start=1):
             seen = lq[piece.outer()]
             answer = self.network(seen)
             expected = (num, channels, *(self.scale * side for side in seen.shape[-2:]))
@@ -99,12 +102,6 @@ class SISREnhancer(Enhancer):
                     f'`upscale: {self.scale}`.'
                 )
             detail[piece.inner(self.scale)] = answer[piece.core(self.scale)]
+            if progress:
+                progress(number, len(tiles))
         return self.operator.project(detail, lq)
-
-    def load_weights(self, path: str | Path, param_key: str | None = None) -> None:
-        """Load the *network's* weights, strictly. Arguments and errors as ``DDNMEnhancer``'s."""
-        option = 'path:pretrain_network_e'
-        state = read_weights(path, option=option, param_key=param_key)
-        wanted = self.network.state_dict()
-        check_same_layout(path, state, wanted, option=option, network='network_e:network')
-        self.network.load_state_dict(state)

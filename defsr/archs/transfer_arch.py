@@ -9,6 +9,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS, VGG_CHANNELS
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
@@ -63,36 +64,15 @@ class DCNTransferArch(nn.Module):
             self.weight[level] = nn.Parameter(nn.init.dirac_(weight))
             self.bias[level] = nn.Parameter(torch.zeros(channels))
 
-    def forward(
-        self,
-        feat_de: Mapping[str, Tensor],
-        feat_ref: Mapping[str, Tensor],
-        index: Tensor,
-        confidence: Tensor,
-        key_size: tuple[int, int],
-        positions: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Transfer the matched textures at every level.
-
-        Args:
-            feat_de: level -> (N, C, f*h, f*w) features of the enhanced input.
-            feat_ref: level -> (N, C, f*h', f*w') features of the untouched reference.
-            index: (N, h, w) int64 into h' * w'.
-            confidence: (N, h, w).
-            key_size: (h', w').
-            positions: level -> (N, 2, f*h, f*w) int64, rows then columns of the match of each
-                position. Default: those of ``index``, see ``match_positions``.
-
-        Returns:
-            level -> (N, C, f*h, f*w).
-        """
+    def forward(self, aligned: Alignment) -> dict[str, Tensor]:
+        """Transfer the matched textures: level -> (N, C, f*h, f*w)."""
         out = {}
         for level in self.num_ch:
             factor = LEVEL_FACTORS[level]
-            base_yx = _positions_at(level, index, key_size, positions)
-            feat = feat_ref[level]
+            base_yx = _positions_at(level, aligned)
+            feat = aligned.feat_ref[level]
             warped = gather_positions(feat, base_yx)
-            branch = self.offset[level](torch.cat((warped, feat_de[level]), dim=1))
+            branch = self.offset[level](torch.cat((warped, aligned.feat_de[level]), dim=1))
             num_mask = len(TAPS) * self.num_group
             offset_yx, mask = branch.split([2 * num_mask, num_mask], dim=1)
             texture = deform_conv_at(
@@ -105,7 +85,8 @@ class DCNTransferArch(nn.Module):
                 self.backend,
             )
             if self.use_confidence:
-                texture = texture * upsample_nearest(confidence.unsqueeze(1), factor)
+                gate = aligned.confidence.unsqueeze(1)
+                texture = texture * upsample_nearest(gate, factor)
             out[level] = texture
         return out
 
@@ -148,21 +129,11 @@ class HardTransferArch(nn.Module):
             check_choice('num_ch level', level, LEVEL_FACTORS)
         self.overlap = check_choice('transfer:overlap', overlap, ('count', 'nine'))
 
-    def forward(
-        self,
-        feat_de: Mapping[str, Tensor],
-        feat_ref: Mapping[str, Tensor],
-        index: Tensor,
-        confidence: Tensor,
-        key_size: tuple[int, int],
-        positions: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
         return {
             level: self._fold(
-                feat_ref[level],
-                _positions_at(level, index, key_size, positions),
-                LEVEL_FACTORS[level],
+                aligned.feat_ref[level], _positions_at(level, aligned), LEVEL_FACTORS[level]
             )
             for level in self.num_ch
         }
@@ -182,16 +153,11 @@ class HardTransferArch(nn.Module):
         return total / (count if self.overlap == 'count' else len(TAPS))
 
 
-def _positions_at(
-    level: str,
-    index: Tensor,
-    key_size: tuple[int, int],
-    positions: Mapping[str, Tensor] | None,
-) -> Tensor:
+def _positions_at(level: str, aligned: Alignment) -> Tensor:
     """The given positions of a level, or those that the index says."""
-    if positions is not None:
-        return positions[level]
-    return match_positions(index, key_size, LEVEL_FACTORS[level])
+    if aligned.positions is not None:
+        return aligned.positions[level]
+    return match_positions(aligned.index, aligned.key_size, LEVEL_FACTORS[level])
 
 
 def _shifted(length: int, shift: int) -> tuple[slice, slice]:

@@ -76,6 +76,11 @@ class TTSRAggregator(nn.Module):
             _conv3(num_feat, num_feat // 2), nn.Conv2d(num_feat // 2, num_out_ch, 1)
         )
 
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """What the result comes out of; a skip connection starts it at zero."""
+        return self.tail[-1]
+
     def forward(
         self,
         lq: Tensor,

@@ -56,15 +56,11 @@ class VGGTrunk(nn.Module):
         option: str = 'network_t:weights',
     ) -> None:
         super().__init__()
-        names = NAMES[check_choice('vgg_type', vgg_type, VGG_TYPES)]
-        if isinstance(layers, str) or not layers:
-            raise ValueError(f'layers is {layers!r}, but must be a list such as [relu1_1].')
-        for layer in layers:
-            check_choice(f'a layer of {vgg_type}', layer, names)
+        names = check_layers(layers, vgg_type)
         self.vgg_type = vgg_type
         self.layers = tuple(sorted(set(layers), key=names.index))
         names = names[: names.index(self.layers[-1]) + 1]
-        self.num_feat = {layer: _num_feat(layer) for layer in self.layers}
+        self.num_feat = {layer: num_feat_of(layer) for layer in self.layers}
         self.min_size = 2 ** sum(name.startswith('pool') for name in names)
         self.reach = _reach(names)
 
@@ -147,8 +143,29 @@ def _reach(names: Sequence[str]) -> int:
     return reach
 
 
-def _num_feat(layer: str) -> int:
-    return _WIDTHS[layer.removeprefix('conv').removeprefix('relu').removeprefix('pool')[0]]
+def check_layers(layers: Sequence[str], vgg_type: str) -> list[str]:
+    """All layers of a VGG in order; ValueError for another type, and unless it has ``layers``."""
+    names = NAMES[check_choice('vgg_type', vgg_type, VGG_TYPES)]
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f'layers is {layers!r}, but must be a list such as [relu1_1].')
+    for layer in layers:
+        check_choice(f'a layer of {vgg_type}', layer, names)
+    return names
+
+
+def num_feat_of(layer: str) -> int:
+    """Channels of a layer."""
+    return _WIDTHS[_block_of(layer)]
+
+
+def stride_of(layer: str) -> int:
+    """Pixels of the image, each way, for one position of a layer."""
+    return 2 ** (int(_block_of(layer)) - (0 if layer.startswith('pool') else 1))
+
+
+def _block_of(layer: str) -> str:
+    """``2`` of ``relu2_1`` and of ``pool2``."""
+    return layer.removeprefix('conv').removeprefix('relu').removeprefix('pool')[0]
 
 
 def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Module]:
@@ -156,7 +173,7 @@ def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Mod
     modules, num_in = {}, 3
     for name in names:
         if name.startswith('conv'):
-            num_out = _num_feat(name)
+            num_out = num_feat_of(name)
             # not nn.Conv2d(...) itself: its default init would advance the global generator
             modules[name] = nn.utils.skip_init(nn.Conv2d, num_in, num_out, 3, padding=1)
             num_in = num_out

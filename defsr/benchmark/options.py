@@ -10,7 +10,6 @@ from defsr.config.blocks import check_texts, required
 from defsr.config.check import check_run
 from defsr.config.files import load_options
 from defsr.data.triplet_options import TripletOptions
-from defsr.methods.match_keys import MATCH_OPTIONS
 from defsr.utils.checks import check_at_least, check_block, check_choice, check_int, check_keys
 
 TOP_KEYS = (
@@ -19,15 +18,11 @@ TOP_KEYS = (
 )  # fmt: skip
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
 PLAIN = ('bicubic', 'pinv')
-# What of a row's option file decides its images.
-DECISIVE = (
-    'model_type', 'scale', *MATCH_OPTIONS, 'network_e', 'network_t', 'network_g',
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Method:
-    """A row of the benchmark.
+class Candidate:
+    """A method of the benchmark, with its weights.
 
     Attributes:
         label: its name in the table.
@@ -54,7 +49,7 @@ class Benchmark:
     scale: int
     num_gpu: int | str
     datasets: Mapping[str, Mapping[str, object]]
-    methods: Mapping[str, Method]
+    methods: Mapping[str, Candidate]
     compare_to: str | None
     groups: Mapping[str, tuple[str, ...]]
     tables: Mapping[str, tuple[str, ...]]
@@ -83,7 +78,7 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
         for name, block in check_block('datasets', required(opt, '', 'datasets')).items()
     }
     blocks = check_block('methods', required(opt, '', 'methods'))
-    methods = {label: _method(label, block) for label, block in blocks.items()}
+    methods = {label: _candidate(label, block) for label, block in blocks.items()}
     compare_to = opt.get('compare_to')
     if compare_to is not None:
         check_choice('compare_to', compare_to, list(methods))
@@ -133,18 +128,18 @@ def _data_set(name: str, block: object, scale: int) -> dict[str, object]:
     return block
 
 
-def _method(label: str, block: object) -> Method:
+def _candidate(label: str, block: object) -> Candidate:
     where = f'methods:{label}'
     check_keys(where, check_block(where, block), METHOD_KEYS)
     if 'method' in block:
         plain = check_choice(f'{where}:method', block['method'], PLAIN)
         check_keys(where, block, ('method',))
-        return Method(label, plain)
+        return Candidate(label, plain)
     file = str(required(block, where, 'options'))
     opt = load_options(file) if Path(file).is_file() else {}
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
     loss = block.get('loss') or loss_of(opt.get('train'))
-    return Method(label, '', opt, file, str(weights), loss)
+    return Candidate(label, '', opt, file, str(weights), loss)
 
 
 def loss_of(train: Mapping[str, object] | None) -> str:

@@ -19,9 +19,10 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
-from defsr.benchmark.options import DECISIVE, Benchmark, Method
-from defsr.diffusion.operators import BicubicDownsample
-from defsr.methods.build import Restorer, build_restorer
+from defsr.benchmark.options import Benchmark, Candidate
+from defsr.data.triplet_options import degradation_of
+from defsr.diffusion.degradation import Degradation
+from defsr.methods.build import Restorer, method_class
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import tell
@@ -44,16 +45,14 @@ class Plain:
     """Enlargement without training: bicubic, or the smallest image that degrades to lq."""
 
     kind: str
-    scale: int
-    degradation: str
+    degradation: Degradation
     num_parameters: int = 0
 
     def __call__(self, lq: Tensor, refs: Sequence[Tensor]) -> Tensor:
         """As ``Restorer``."""
         if self.kind == 'bicubic':
-            return upsample_bicubic(lq, self.scale)
-        border = {'matlab': 'symmetric', 'pil': 'pil'}[self.degradation]
-        return BicubicDownsample(self.scale, border).A_pinv(lq)
+            return upsample_bicubic(lq, self.degradation.scale)
+        return self.degradation.operator.A_pinv(lq)
 
 
 class Results:
@@ -91,54 +90,60 @@ class Results:
             os.close(file)
 
 
-def fingerprint(method: Method, benchmark: Benchmark) -> dict[str, object]:
+def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]:
     """All of a method that determines its images, as JSON holds it.
 
     Raises:
         FileNotFoundError: without the option file or weights.
     """
-    head = {'format': FORMAT, 'scale': benchmark.scale, 'plain': method.plain}
-    if method.plain:
+    head = {'format': FORMAT, 'scale': benchmark.scale, 'plain': candidate.plain}
+    if candidate.plain:
         return head
-    if not method.opt:
-        option = f'methods:{method.label}:options'
-        raise FileNotFoundError(f'{option} is {method.file}, which does not exist.')
-    trunk = (method.opt.get('network_t') or {}).get('weights')
-    files = {
-        'g': method.weights,
-        'e': (method.opt.get('path') or {}).get('pretrain_network_e'),
-        't': None if trunk in ('torchvision', 'none') else trunk,
-    }
-    option = f'methods:{method.label}:weights'
-    if not method.weights:
-        raise FileNotFoundError(f'{option} is missing. Name the checkpoint of network_g.')
+    opt, where = candidate.opt, f'methods:{candidate.label}'
+    if not opt:
+        raise FileNotFoundError(f'{where}:options is {candidate.file}, which does not exist.')
+    if not candidate.weights:
+        raise FileNotFoundError(f'{where}:weights is missing. Name the checkpoint of network_g.')
+    method, path = method_class(opt), opt.get('path') or {}
+    files = {'g': candidate.weights}
+    for block in method.blocks:
+        own = opt[block].get('weights')
+        named = path.get(f'pretrain_{block}') or (None if own in ('torchvision', 'none') else own)
+        files[block.removeprefix('network_')] = named
     digests = {
-        name: digest_of_file(find_pretrained(file, option)) for name, file in files.items() if file
+        name: digest_of_file(find_pretrained(file, f'{where}:weights'))
+        for name, file in files.items()
+        if file
     }
-    opt = {key: method.opt[key] for key in DECISIVE if key in method.opt}
-    tiles = {'tile': benchmark.tile, 'overlap': benchmark.overlap}
-    return head | {'opt': plain(opt), 'weights': digests} | tiles
+    decisive = ('model_type', 'scale', 'network_g', *method.options, *method.blocks)
+    head['opt'] = plain({key: opt[key] for key in decisive if key in opt})
+    keys = {key: value for key, value in path.items() if key.startswith('param_key_') and value}
+    if keys:
+        head['param_keys'] = plain(keys)
+    return head | {'weights': digests, 'tile': benchmark.tile, 'overlap': benchmark.overlap}
 
 
-def restorer_of(method: Method, benchmark: Benchmark, degradation: str) -> Restorer:
+def restorer_of(
+    candidate: Candidate, benchmark: Benchmark, degradation: Degradation
+) -> Plain | Restorer:
     """A method's networks with their weights.
 
     Raises:
         ValueError: for networks and weights that do not fit.
         FileNotFoundError: without weights.
     """
-    if method.plain:
-        return Plain(method.plain, benchmark.scale, degradation)
+    if candidate.plain:
+        return Plain(candidate.plain, degradation)
     use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
-    return build_restorer(
-        method.opt,
-        method.weights,
+    path = {**(candidate.opt.get('path') or {}), 'pretrain_network_g': candidate.weights}
+    return Restorer.build(
+        {**candidate.opt, 'path': path},
         torch.device('cuda' if use_cuda else 'cpu'),
-        degradation=degradation,
+        degradation,
         tile=benchmark.tile,
         overlap=benchmark.overlap,
-        option=f'methods:{method.label}:weights',
-        file=method.file,
+        option=f'methods:{candidate.label}:weights',
+        network=f'network_g of {Path(candidate.file).name}',
     )
 
 
@@ -179,15 +184,15 @@ class Runner:
         data = {name: self._open(name) for name in self.datasets}
         done = self.results.read()
         for label in self.methods:
-            method = self.benchmark.methods[label]
+            candidate = self.benchmark.methods[label]
             try:
                 todo = {
-                    name: [row for row in rows_of(method, self.benchmark, name, data[name])
+                    name: [row for row in rows_of(candidate, self.benchmark, name, data[name])
                            if row['key'] not in done or self._lacks_image(row)]
                     for name in self.datasets if data[name] is not None
                 }  # fmt: skip
                 if any(todo.values()):
-                    self._measure(method, todo, data)
+                    self._measure(candidate, todo, data)
             except FAULTS as error:
                 self._note(label, '', '', error)
 
@@ -198,25 +203,25 @@ class Runner:
             self._note('', name, '', error)
             return None
 
-    def _measure(self, method: Method, todo: Mapping[str, list[dict]], data: Mapping) -> None:
-        restorers: dict[str, Restorer] = {}
+    def _measure(self, candidate: Candidate, todo: Mapping[str, list[dict]], data: Mapping) -> None:
+        restorers: dict[str, Plain | Restorer] = {}
         total = sum(map(len, todo.values()))
-        with tqdm(total=total, unit='image', desc=method.label) as bar:
+        with tqdm(total=total, unit='image', desc=candidate.label) as bar:
             for name, rows in todo.items():
-                degradation = self.benchmark.datasets[name].get('degradation', 'matlab')
+                degradation = degradation_of(self.benchmark.datasets[name])
                 for row in rows:
-                    if degradation not in restorers:
-                        made = restorer_of(method, self.benchmark, degradation)
-                        restorers[degradation] = made
-                    bar.set_description(f'{method.label}, {name}')
+                    if degradation.name not in restorers:
+                        made = restorer_of(candidate, self.benchmark, degradation)
+                        restorers[degradation.name] = made
+                    bar.set_description(f'{candidate.label}, {name}')
                     try:
                         item = data[name][row.pop('number')]
-                        scores, image = measure(restorers[degradation], item)
+                        scores, image = measure(restorers[degradation.name], item)
                         if self.benchmark.save_images:
                             save_image(image, image_path(self.folder, row))
                         self.results.add(row | scores)
                     except FAULTS as error:
-                        self._note(method.label, name, row['image'], error)
+                        self._note(candidate.label, name, row['image'], error)
                     bar.update()
                     if self.stop.signal:
                         tell(f'Stopped: {self.results.path}. {GO_ON}')
@@ -232,7 +237,7 @@ class Runner:
         tell(f'{where} failed: {reason}')
 
 
-def rows_of(method: Method, benchmark: Benchmark, name: str, data) -> Iterator[dict]:
+def rows_of(candidate: Candidate, benchmark: Benchmark, name: str, data) -> Iterator[dict]:
     """What identifies each measurement of a method on a data set.
 
     Yields:
@@ -240,15 +245,17 @@ def rows_of(method: Method, benchmark: Benchmark, name: str, data) -> Iterator[d
         ``image`` and its ``number`` in the data set.
     """
     block = {k: v for k, v in benchmark.datasets[name].items() if k not in ('name', 'phase')}
-    base = fingerprint(method, benchmark) | {'data': plain(block)}
+    base = fingerprint(candidate, benchmark) | {'data': plain(block)}
     for number, entry in enumerate(data.entries):
         image = osp.splitext(osp.basename(entry.lq_path))[0]
         key = digest_of(base | {'image': image, 'refs': list(entry.refs)})
-        row = {'key': key, 'method': method.label, 'dataset': name}
+        row = {'key': key, 'method': candidate.label, 'dataset': name}
         yield row | {'image': image, 'number': number}
 
 
-def measure(restorer: Restorer, item: Mapping[str, object]) -> tuple[dict[str, float], np.ndarray]:
+def measure(
+    restorer: Plain | Restorer, item: Mapping[str, object]
+) -> tuple[dict[str, float], np.ndarray]:
     """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters.
 
     And the result, (H,W,3) BGR uint8.
@@ -287,8 +294,8 @@ def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
             data = build_dataset(dict(benchmark.datasets[name]))
         except FAULTS:
             continue
-        for method in benchmark.methods.values():
+        for candidate in benchmark.methods.values():
             with suppress(*FAULTS):
-                rows = rows_of(method, benchmark, name, data)
+                rows = rows_of(candidate, benchmark, name, data)
                 found += [known[row['key']] for row in rows if row['key'] in known]
     return found

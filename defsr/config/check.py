@@ -24,9 +24,8 @@ from defsr.config.blocks import (
     required,
 )
 from defsr.data.triplet_options import TripletOptions
-from defsr.methods.match_keys import MATCH_OPTIONS, check_patch_size, key_weights
-from defsr.methods.matched import SEARCHES
-from defsr.ops.match_check import CHECKS
+from defsr.methods.build import method_class
+from defsr.models.ref_sr_model import RefSRModel
 from defsr.utils.checks import (
     check_above,
     check_at_least,
@@ -40,9 +39,9 @@ from defsr.utils.checks import (
 from defsr.utils.paths import find_pretrained
 
 TOP_KEYS = (
-    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', *MATCH_OPTIONS, 'check_cache',
+    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'check_cache',
     'datasets', 'path', 'train', 'val', 'logger', 'dist_params',
-    'find_unused_parameters', 'network_g', 'network_d', 'network_e', 'network_t',
+    'find_unused_parameters', 'network_g', 'network_d',
 )  # fmt: skip
 FILLED_KEYS = (
     'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path', 'seed_was_drawn',
@@ -57,7 +56,6 @@ PATH_KEYS = (
 PATH_KEYS_OF_NETWORKS = ('pretrain_network', 'param_key', 'strict_load')
 DIST_KEYS = ('backend', 'port', 'timeout')
 INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser', 'network')
-MATCH_CHOICES = {'match_search': tuple(SEARCHES), 'match_check': CHECKS}
 OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
@@ -87,8 +85,12 @@ def check_options(opt: Mapping[str, object], is_train: bool) -> None:
         FileNotFoundError: for weights that do not exist.
     """
     check_texts(opt)
-    model_type = _check_top(opt)
-    _check_networks(opt, model_type)
+    model_type = required(opt, '', 'model_type')
+    model = registered('model_type', model_type, MODEL_REGISTRY)
+    _check_networks(opt)
+    _check_top(opt, model)
+    if issubclass(model, RefSRModel):
+        model.check(opt)
     _check_datasets(opt, is_train)
     if is_train:
         _check_train(opt, model_type)
@@ -97,24 +99,20 @@ def check_options(opt: Mapping[str, object], is_train: bool) -> None:
     _check_path(opt, is_train)
 
 
-def _check_top(opt: Mapping[str, object]) -> str:
-    model_type = required(opt, '', 'model_type')
-    registered('model_type', model_type, MODEL_REGISTRY)
-    if model_type == 'DEFModel':
-        check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, TOP_KEYS)
+def _check_top(opt: Mapping[str, object], model: type) -> None:
+    method = method_class(opt) if issubclass(model, RefSRModel) else None
+    if method is not None:
+        known = (*TOP_KEYS, *method.blocks, *method.options)
+        check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, known)
+        for name in method.blocks:
+            required(opt, '', name)
+        method.check(opt)
     check_run(opt)
     if opt.get('manual_seed') is not None:
         check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
-    if model_type == 'DEFModel' or 'scale' in opt:
+    if method is not None or 'scale' in opt:
         check_int('scale', required(opt, '', 'scale'), 1)
-    for key, choices in MATCH_CHOICES.items():
-        if key in opt:
-            check_choice(key, opt[key], choices)
-    key_weights(opt.get('match_key', 'ref'))
-    check_patch_size(opt.get('match_patch_size', 3))
-    check_int('match_refine', opt.get('match_refine', 0), 0)
     check_choice('check_cache', opt.get('check_cache', True), (True, False))
-    return model_type
 
 
 def check_run(opt: Mapping[str, object]) -> None:
@@ -130,12 +128,8 @@ def check_run(opt: Mapping[str, object]) -> None:
         check_keys('dist_params', check_block('dist_params', opt['dist_params']), DIST_KEYS)
 
 
-def _check_networks(opt: Mapping[str, object], model_type: str) -> None:
-    needed = ['network_g']
-    if model_type == 'DEFModel':
-        needed += ['network_e', 'network_t']
-    for name in needed:
-        required(opt, '', name)
+def _check_networks(opt: Mapping[str, object]) -> None:
+    required(opt, '', 'network_g')
     for name, block in opt.items():
         if name.startswith('network_') and block is not None:
             check_network(name, block)
@@ -203,9 +197,8 @@ def _check_train(opt: Mapping[str, object], model_type: str) -> None:
     if train.get('ema_decay') is not None:
         check_between('train:ema_decay', train['ema_decay'], 0, 1)
     required(train, 'train', 'optim_g')
-    is_gan = train.get('gan_opt') is not None
-    if model_type != 'DEFModel':
-        is_gan = issubclass(registered('model_type', model_type, MODEL_REGISTRY), SRGANModel)
+    model = registered('model_type', model_type, MODEL_REGISTRY)
+    is_gan = train.get('gan_opt') is not None or issubclass(model, SRGANModel)
     if is_gan:
         for name, block in (('gan_opt', train), ('optim_d', train), ('network_d', opt)):
             if not block.get(name):

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from defsr.data.augmentation import ItemDraw, crop, draw_item
-from defsr.data.degradation import make_lq
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_list import Pair, check_result_names, read_pair_list
 from defsr.data.triplet_options import TripletOptions
@@ -167,8 +166,7 @@ class RefTripletDataset(Dataset):
         images = {root: self.sources[root].read(name) for root, name in entry.aligned.items()}
         if 'lq' not in images:
             path = self.sources['gt'].path(entry.aligned['gt'])
-            made = make_lq(images['gt'], scale, self.options.degradation, path)
-            images['gt'], images['lq'] = made
+            images['gt'], images['lq'] = self.options.degradation.make_lq(images['gt'], path)
         height, width = (scale * side for side in images['lq'].shape[-2:])
         for root, play in (('gt', scale - 1), ('de', 0)):
             if root in images:

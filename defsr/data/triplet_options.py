@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from defsr.data.augmentation import REF_AUGMENTS
-from defsr.data.degradation import DEGRADATIONS
+from defsr.diffusion.degradation import Degradation
 from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_block, check_choice, check_int, check_keys
 
@@ -68,7 +68,7 @@ class TripletOptions:
     use_hflip: bool
     use_rot: bool
     ref_augment: str
-    degradation: str
+    degradation: Degradation
     max_megapixels: float
     center_crop: int
 
@@ -108,10 +108,16 @@ class TripletOptions:
             use_hflip=_choice(block, opt, 'use_hflip', (True, False)),
             use_rot=_choice(block, opt, 'use_rot', (True, False)),
             ref_augment=_choice(block, opt, 'ref_augment', REF_AUGMENTS),
-            degradation=_choice(block, opt, 'degradation', DEGRADATIONS),
+            degradation=degradation_of(opt),
             max_megapixels=_megapixels(block, opt),
             center_crop=_center_crop(block, opt, scale, is_train),
         )
+
+
+def degradation_of(opt: Mapping[str, object]) -> Degradation:
+    """How a data set's block says that its LR images were made; MATLAB's way if it does not."""
+    option = f'datasets:{opt.get("name", "?")}:degradation'
+    return Degradation(opt.get('degradation', 'matlab'), opt['scale'], option)
 
 
 def _choice(block: str, opt: Mapping[str, object], key: str, choices: tuple):

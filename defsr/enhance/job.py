@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from defsr.data.lmdb_writer import build_lmdb, check_key
 from defsr.enhance.cache import EnhancedCache
 from defsr.enhance.options import IMAGES_PER_BATCH, CacheRequest, check_enhance_options
 from defsr.enhance.source import EnhanceSource
+from defsr.methods.networks import build_enhancer, check_enhancer
 from defsr.utils import distributed
 from defsr.utils.cli import tell
 from defsr.utils.files import building_folder, publish_folder
@@ -67,15 +67,22 @@ def fill_caches(opt: Mapping[str, object], stop: StopRequest | None = None) -> N
         SystemExit: with 128 + the signal, if asked to stop.
     """
     requests = check_enhance_options(opt)
-    enhancer = build_enhancer(opt)
+    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
+    if opt['num_gpu'] not in (0, 'auto') and not use_cuda:
+        raise ValueError(
+            f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
+            'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
+        )
+    device = torch.device('cuda' if use_cuda else 'cpu')
+    enhancer = build_enhancer(opt, requests[0].options.degradation, device)
+    for request in requests[1:]:
+        check_enhancer(enhancer, request.options.degradation)
     fingerprint = enhancer.fingerprint()
     if len(set(distributed.gather(digest_of(fingerprint)))) > 1:
         raise ValueError(
             'The processes have different enhancers. Give all machines the same '
             'path:pretrain_network_e and the same version of this package.'
         )
-    for request in requests:
-        _check_degradation(request, enhancer)
     images_per_batch = opt.get('images_per_batch', IMAGES_PER_BATCH)
     faults = []
     for request in requests:
@@ -87,34 +94,6 @@ def fill_caches(opt: Mapping[str, object], stop: StopRequest | None = None) -> N
             f'{len(faults)} images could not be enhanced, all others are: {first} '
             'Mend them or take them out of the pair list, then run the same command again.'
         )
-
-
-def build_enhancer(opt: Mapping[str, object]) -> Enhancer:
-    """``network_e`` with its weights, on its device.
-
-    Raises:
-        ValueError: if weights are missing or not wanted, for another scale than the file's, and
-            if there is no GPU where one was asked for.
-    """
-    if opt['num_gpu'] not in (0, 'auto') and not torch.cuda.is_available():
-        raise ValueError(
-            f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
-            'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
-        )
-    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
-    enhancer = build_network(opt['network_e'])
-    if enhancer.scale != opt['scale']:
-        raise ValueError(f'network_e:scale is {enhancer.scale}, but scale is {opt["scale"]}.')
-    weights = (opt.get('path') or {}).get('pretrain_network_e')
-    if enhancer.needs_weights and weights is None:
-        kind = type(enhancer).__name__
-        raise ValueError(
-            f'path:pretrain_network_e is missing. {kind} is of no use without the weights of its '
-            'network: name their file.'
-        )
-    if weights is not None:
-        enhancer.load_weights(weights)
-    return enhancer.to('cuda' if use_cuda else 'cpu').eval()
 
 
 class Job:
@@ -262,15 +241,6 @@ class Job:
         if rank == 0:
             tell(f'Stopped: finished images are in {self.cache.folder}. {GO_ON}')
         raise SystemExit(128 + stop.signal)
-
-
-def _check_degradation(request: CacheRequest, enhancer: Enhancer) -> None:
-    given = request.options.degradation
-    if enhancer.consistent and enhancer.degradation != given:
-        raise ValueError(
-            f'network_e:degradation is {enhancer.degradation}, but {request.options.block} is '
-            f'degraded by {given}. Set both to the same.'
-        )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 from torch import Tensor
 
 from defsr.data.cache_record import GIVEN
-from defsr.data.degradation import make_lq
 from defsr.data.image_source import ImageSource, image_key
 from defsr.data.pair_list import read_pair_list
 from defsr.data.triplet_options import TripletOptions
@@ -47,7 +46,7 @@ class EnhanceSource:
         self._main = 'gt' if 'gt' in self.sources else 'lq'
         self._root = 'ref' if 'ref' in self.sources else self._main
         self._reads_lq = 'lq' in self.sources
-        self.lq = GIVEN if kind == 'de' and self._reads_lq else options.degradation
+        self.lq = GIVEN if kind == 'de' and self._reads_lq else options.degradation.name
         self.images: dict[str, str] = {}
         for name in self._names():
             self._add(name)
@@ -64,9 +63,7 @@ class EnhanceSource:
         size = image_size(source.read_bytes(stored), path)
         check_megapixels(path, size, source.max_megapixels, f'{self.options.block}:max_megapixels')
         for _ in range(self._num_degradations(root)):
-            size = tuple(side // self.options.scale for side in size)
-            if 0 in size:
-                raise ValueError(f'{path} has a side below scale={self.options.scale}. Remove it.')
+            size = self.options.degradation.small_size(size, path)
         return size
 
     def read_lq(self, name: str) -> Tensor:
@@ -74,7 +71,7 @@ class EnhanceSource:
         root, stored = self._file(name)
         image = self.sources[root].read(stored)
         for _ in range(self._num_degradations(root)):
-            _, image = make_lq(image, self.options.scale, self.options.degradation, self.path(name))
+            _, image = self.options.degradation.make_lq(image, self.path(name))
         return image
 
     def path(self, name: str) -> str:

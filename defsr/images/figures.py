@@ -98,8 +98,8 @@ def save_comparison(
 
 
 def side_by_side(images: Sequence[Tensor]) -> Tensor:
-    """[(1,3,h_i,w_i)] -> (3,H,W): brought to the first one's height, next to each other."""
-    height = images[0].shape[-2]
+    """[(1,3,h_i,w_i)] -> (3,H,W): brought to the tallest one's height, next to each other."""
+    height = max(x.shape[-2] for x in images)
     scaled = [
         F.interpolate(x, size=(height, max(1, round(x.shape[-1] * height / x.shape[-2]))))
         for x in images

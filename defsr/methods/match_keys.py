@@ -11,9 +11,6 @@ from defsr.utils.checks import check_above, check_choice, check_int
 
 MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
 MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
-MATCH_OPTIONS = (
-    'match_key', 'match_search', 'match_check', 'match_patch_size', 'match_refine',
-)  # fmt: skip
 
 
 def key_weights(match_key: MatchKey | Mapping[MatchKey, float]) -> dict[str, float]:

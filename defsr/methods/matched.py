@@ -1,24 +1,21 @@
-"""The way from an LR image and its references to the SR image, shared by model and tools."""
+"""DEF's way: enhance, extract, match, then let the network transfer and aggregate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from defsr.archs.interface import Alignment, Reference, Restoration
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
-from defsr.images.levels import round_to_8_bit
-from defsr.methods.match_keys import (
-    MATCH_OPTIONS,
-    MatchKey,
-    check_patch_size,
-    key_weights,
-    mixed_key,
-)
+from defsr.data.cache_record import KINDS, check_caches
+from defsr.diffusion.degradation import Degradation
+from defsr.methods.base import Method, Progress, StageProgress, check_references, say_nothing
+from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
+from defsr.methods.networks import build_enhancer, build_frozen
 from defsr.methods.reference_keys import ReferenceKeys
 from defsr.methods.texture_maps import (
     features_of_tile,
@@ -30,45 +27,18 @@ from defsr.methods.texture_maps import (
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
-from defsr.ops.resize import downsample_bicubic, downsample_pil, upsample_bicubic
+from defsr.ops.resize import upsample_bicubic
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_choice, check_int
 
-DEGRADATIONS = {'matlab': downsample_bicubic, 'pil': downsample_pil}
 SEARCHES = {'exact': match_patches, 'coarse_to_fine': match_coarse_to_fine}
-STAGES = ('enhance', 'references', 'match', 'restore')
-
-Progress = Callable[[int, int], None]
-StageProgress = Callable[[str, int, int], None]
+PAPER = Degradation('matlab', 4)
 
 
-class Alignment(NamedTuple):
-    """Everything that the trainable network reads, see ``DEFNet.forward``."""
-
-    feat_de: dict[str, Tensor]
-    feat_ref: dict[str, Tensor]
-    index: Tensor
-    confidence: Tensor
-    key_size: tuple[int, int]
-
-
-@dataclass
-class Restoration:
-    """What one super-resolution gives: images (N,3,4h,4w) in about [0, 1], and its matches.
-
-    ``index``, ``confidence`` and ``winner`` (which reference, from 0) are (N,h,w).
-    """
-
-    sr: Tensor
-    de: Tensor
-    index: Tensor
-    confidence: Tensor
-    winner: Tensor
-    key_size: tuple[int, int]
-
-
-class RefSRPipeline:
+class Matched(Method):
     """Enhance, extract, match and restore (DEF section 4.1, Eq. 6-13).
+
+    For networks that read ``matches``.
 
     Args:
         net_e: enhancer, ``lq -> I_DE`` in [0, 1].
@@ -77,8 +47,7 @@ class RefSRPipeline:
             paper), degraded and interpolated (``ref_down_up``, TTSR) or degraded and enhanced
             (``ref_enhanced``), or several of them with weights, as ``{ref_enhanced: 1.0,
             ref: 0.5}``, see ``mixed_key``. Textures always come from the untouched reference.
-        degradation: how a reference is degraded for the last two: ``matlab`` or ``pil`` bicubic.
-        scale: LR to HR; 4.
+        degradation: how a reference is degraded for the last two: as the data are.
         match_search: ``exact``, or ``coarse_to_fine`` for very large pairs: a fraction of the
             time, about half of the same matches, elsewhere slightly less similar ones.
         match_check: what happens to the confidence of a match whose own match lies elsewhere:
@@ -92,23 +61,25 @@ class RefSRPipeline:
         ValueError: for another value of these.
     """
 
+    blocks = ('network_e', 'network_t')
+    options = ('match_key', 'match_search', 'match_check', 'match_patch_size', 'match_refine')
+
     def __init__(
         self,
         net_e: nn.Module,
         net_t: nn.Module,
         match_key: MatchKey | Mapping[MatchKey, float] = 'ref',
-        degradation: str = 'matlab',
-        scale: int = 4,
+        degradation: Degradation = PAPER,
         match_search: str = 'exact',
         match_check: str = 'none',
         match_patch_size: int = 3,
         match_refine: int = 0,
     ) -> None:
+        super().__init__(degradation)
         self.net_e = net_e
         self.net_t = net_t
+        self.frozen = {'network_e': net_e, 'network_t': net_t}
         self.match_key = key_weights(match_key)
-        self.degrade = DEGRADATIONS[check_choice('degradation', degradation, DEGRADATIONS)]
-        self.scale = scale
         self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
@@ -116,53 +87,83 @@ class RefSRPipeline:
 
     @classmethod
     def from_opt(
-        cls, opt: Mapping[str, object], net_e: nn.Module, net_t: nn.Module, degradation: str
-    ) -> RefSRPipeline:
-        """With the ``match_*`` options and the scale of an option file."""
-        options = {key: opt[key] for key in MATCH_OPTIONS if key in opt}
-        return cls(net_e, net_t, degradation=degradation, scale=opt['scale'], **options)
+        cls,
+        opt: Mapping[str, object],
+        degradation: Degradation,
+        device: torch.device,
+        *,
+        needs_enhancer: bool = True,
+    ) -> Matched:
+        """As ``Method.from_opt``, with the ``match_*`` options of the file."""
+        net_e = build_enhancer(opt, degradation, device, may_lack_weights=not needs_enhancer)
+        net_t = build_frozen('network_t', opt, device)
+        return cls(net_e, net_t, degradation=degradation, **cls._own(opt))
+
+    @classmethod
+    def check(cls, opt: Mapping[str, object]) -> None:
+        """As ``Method.check``."""
+        cls(nn.Identity(), nn.Identity(), **cls._own(opt))
+
+    @classmethod
+    def _own(cls, opt: Mapping[str, object]) -> dict[str, object]:
+        return {key: opt[key] for key in cls.options if key in opt}
+
+    def check_data(self, opt: Mapping[str, object], is_train: bool) -> None:
+        """Refuse what would train on other images than intended, or for weeks."""
+        datasets = opt['datasets']
+        has_caches = any(b.get(f'dataroot_{kind}') for b in datasets.values() for kind in KINDS)
+        if has_caches and opt.get('check_cache', True):
+            check_caches(datasets, self.net_e.fingerprint())
+        if not is_train or not self.net_e.costly or opt['train'].get('allow_online'):
+            return
+        for key in caches_read(opt):
+            if not datasets.get('train', {}).get(key):
+                raise ValueError(
+                    f'{type(self.net_e).__name__} would run in every training iteration, because '
+                    f'datasets:train:{key} is not set. Give a cache of enhanced images, '
+                    'or set train:allow_online: true.'
+                )
 
     @torch.no_grad()
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
         """lq (N,3,h,w) -> I_DE (N,3,4h,4w), both in [0, 1]."""
-        if progress and self.net_e.costly:
+        if progress:
             return self.net_e.enhance(lq, progress).clamp(0, 1)
         return self.net_e(lq)
 
     @torch.no_grad()
-    def prepare(
-        self, refs: Sequence[Tensor], ref_des: Sequence[Tensor] | None = None
-    ) -> ReferenceKeys:
+    def prepare(self, net_g: nn.Module | None, refs: Sequence[Reference]) -> ReferenceKeys:
         """Features of all references, side by side in one index space.
 
         Args:
-            refs: one (N, 3, H', W') tensor per reference, sizes free; sides are cut to a
-                multiple of the scale.
-            ref_des: the same references degraded and enhanced, if they come from a cache.
+            net_g: not asked.
+            refs: sizes free; sides are cut to a multiple of the scale.
         """
-        refs = [self._trim(ref) for ref in refs]
-        feat_ref = stacked_features(self.net_t, refs)
+        check_references(refs, 'A network that reads matches')
+        images = [self._cut(ref.image) for ref in refs]
+        feat_ref = stacked_features(self.net_t, images)
         levels = tuple(LEVEL_FACTORS) if self.refine else (MATCH_LEVEL,)
-        found = {}
-        for name in self.match_key:
-            if name == 'ref':
-                found[name] = feat_ref
-                continue
-            given = ref_des if name == 'ref_enhanced' else None
-            images = [self._trim(image) for image in given or [self._soften(r, name) for r in refs]]
-            found[name] = stacked_features(self.net_t, images, levels)
+        found = {'ref': feat_ref} if 'ref' in self.match_key else {}
+        for name in [name for name in self.match_key if name != 'ref']:
+            soft = [
+                self._cut(ref.enhanced)
+                if name == 'ref_enhanced' and ref.enhanced is not None
+                else self._soften(image, name)
+                for ref, image in zip(refs, images, strict=True)
+            ]
+            found[name] = stacked_features(self.net_t, soft, levels)
         keys = {
             level: mixed_key({name: maps[level] for name, maps in found.items()}, self.match_key)
             for level in levels
         }
-        return ReferenceKeys(feat_ref, keys, stacked_mask(refs), stacked_rows(refs))
+        return ReferenceKeys(feat_ref, keys, stacked_mask(images), stacked_rows(images))
 
     @torch.no_grad()
     def align(self, de: Tensor, references: ReferenceKeys) -> Alignment:
         """Match I_DE (N,3,4h,4w) against prepared references (Eq. 10-12)."""
         feat_de = texture_features(self.net_t, de)
-        index, confidence = self._match(feat_de[MATCH_LEVEL], references)
-        return Alignment(feat_de, references.feat_ref, index, confidence, references.key_size)
+        matches = self._match(feat_de[MATCH_LEVEL], references)
+        return self._aligned(de, feat_de, matches, references)
 
     def _match(
         self, query: Tensor, references: ReferenceKeys, progress: Progress | None = None
@@ -177,109 +178,99 @@ class RefSRPipeline:
             confidence = checked_confidence(confidence, distance, self.match_check)
         return index, confidence
 
+    def _aligned(
+        self,
+        de: Tensor,
+        feat_de: Mapping[str, Tensor],
+        matches: tuple[Tensor, Tensor],
+        references: ReferenceKeys,
+    ) -> Alignment:
+        positions = references.refined(feat_de, matches[0], self.refine)
+        return Alignment(feat_de, references.feat_ref, *matches, references.key_size, de, positions)
+
     def restore(
         self,
         net_g: nn.Module,
         lq: Tensor,
-        refs: Sequence[Tensor],
+        prepared: ReferenceKeys,
         de: Tensor | None = None,
-        ref_des: Sequence[Tensor] | None = None,
     ) -> Restoration:
-        """Super-resolve at once; gradients reach ``net_g`` only.
-
-        Args:
-            net_g: the trainable network, see ``DEFNet``.
-            lq: (N, 3, h, w) RGB in [0, 1].
-            refs: one (N, 3, H', W') tensor per reference.
-            de: I_DE, if it comes from a cache. Default: enhanced here.
-            ref_des: see ``prepare``.
-        """
+        """As ``Method.restore``."""
         de = self.enhance(lq) if de is None else de
-        references = self.prepare(refs, ref_des)
-        aligned = self.align(de, references)
-        more = references.refined(aligned.feat_de, aligned.index, self.refine)
-        sr = net_g(lq, *aligned, de=de, **more)
-        index, confidence, key_size = aligned[2:]
-        return Restoration(sr, de, index, confidence, references.winner(index), key_size)
+        aligned = self.align(de, prepared)
+        answer = Restoration.of(net_g(lq, aligned))
+        return self._completed(answer, de, (aligned.index, aligned.confidence), prepared)
+
+    def _completed(
+        self,
+        answer: Restoration,
+        de: Tensor,
+        matches: tuple[Tensor, Tensor],
+        references: ReferenceKeys,
+    ) -> Restoration:
+        index, confidence = matches
+        return replace(
+            answer,
+            de=de,
+            index=index,
+            confidence=confidence,
+            winner=references.winner(index),
+            key_size=references.key_size,
+        )
 
     @torch.no_grad()
     def restore_tiled(
         self,
         net_g: nn.Module,
         lq: Tensor,
-        refs: Sequence[Tensor],
+        prepared: ReferenceKeys,
         *,
         tile: int,
         overlap: int = 16,
         de: Tensor | None = None,
-        ref_des: Sequence[Tensor] | None = None,
         progress: StageProgress | None = None,
     ) -> Restoration:
-        """As ``restore`` for large inputs, in memory that the tile bounds.
+        """As ``Method.restore_tiled``.
 
         Matching sees the whole image, its memory is small anyway; the features of I_DE at the
         finer levels, transfer and aggregation run tile by tile. What grows with the image are
         I_DE, the result, and 1 KiB per 4x4 pixels for the query; with the references 7 KiB per
         4x4 pixels for their features.
-
-        Args:
-            tile: inner side of a tile in LR pixels, >= 16.
-            overlap: context on each side in LR pixels; cut off again.
-            de: I_DE of the whole image, if at hand.
-            ref_des: see ``prepare``.
-            progress: called as (stage, done, total), stages in the order of ``STAGES``, each
-                with done = 0 first.
         """
-        report = progress or _say_nothing
-        report('enhance', 0, 1)
-        de = self.enhance(lq, partial(report, 'enhance')) if de is None else de
-        report('enhance', 1, 1)
-        report('references', 0, 1)
-        references = self.prepare(refs, ref_des)
-        report('references', 1, 1)
+        report = progress or say_nothing
+        de = self.enhance(lq) if de is None else de
         report('match', 0, 1)
         query = texture_features(self.net_t, de, [MATCH_LEVEL])[MATCH_LEVEL]
-        index, confidence = self._match(query, references, partial(report, 'match'))
-        key_size, winner = references.key_size, references.winner(index)
-        feat_ref = references.feat_ref
+        index, confidence = self._match(query, prepared, partial(report, 'match'))
+        sr = torch.empty_like(de)
+        whole = self._completed(Restoration(sr), de, (index, confidence), prepared)
         del query
         if not self.refine:
-            del references.keys[MATCH_LEVEL]  # one of its own is as large as the query
-        sr = torch.empty_like(de)
+            del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
         tiles = make_tiles(*lq.shape[-2:], side=tile, overlap=overlap)
         report('restore', 0, len(tiles))
         for number, piece in enumerate(tiles, start=1):
             here = piece.outer()
-            de_tile = de[piece.outer(self.scale)]
             feat_de = features_of_tile(self.net_t, de, piece)
             matches = index[here], confidence[here]
-            more = references.refined(feat_de, index[here], self.refine)
-            sr_tile = net_g(lq[here], feat_de, feat_ref, *matches, key_size, de=de_tile, **more)
-            sr[piece.inner(self.scale)] = sr_tile[piece.core(self.scale)]
+            aligned = self._aligned(de[piece.outer(self.scale)], feat_de, matches, prepared)
+            part = Restoration.of(net_g(lq[here], aligned))
+            sr[piece.inner(self.scale)] = part.sr[piece.core(self.scale)]
             report('restore', number, len(tiles))
-        return Restoration(sr, de, index, confidence, winner, key_size)
+        return whole
 
-    def _soften(self, ref: Tensor, match_key: MatchKey) -> Tensor:
-        """The reference as the LR image sees its scene: degraded as data are, then enlarged."""
-        small = round_to_8_bit(self.degrade(ref, self.scale))
+    def _soften(self, image: Tensor, match_key: MatchKey) -> Tensor:
+        """A reference as the LR image sees its scene: degraded as data are, then enlarged."""
+        small = self.degradation.degrade(image)
         if match_key == 'ref_down_up':
             return upsample_bicubic(small, self.scale).clamp(0, 1)
         return self.enhance(small)
 
-    def _trim(self, image: Tensor) -> Tensor:
-        height, width = (side - side % self.scale for side in image.shape[-2:])
-        if not height or not width:
-            raise ValueError(
-                f'A reference is {image.shape[-2]}x{image.shape[-1]} (HxW), '
-                f'but both sides must be at least {self.scale}.'
-            )
-        return image[..., :height, :width]
+    def _cut(self, image: Tensor) -> Tensor:
+        return self.degradation.cut(image, 'A reference')
 
 
-def memory_format_on(device: torch.device) -> torch.memory_format:
-    """Channels innermost on a CPU, which is faster there; the results are the same."""
-    return torch.channels_last if device.type == 'cpu' else torch.contiguous_format
-
-
-def _say_nothing(stage: str, done: int, total: int) -> None:
-    pass
+def caches_read(opt: Mapping[str, object]) -> tuple[str, ...]:
+    """The data sets' options whose images, if all have them, make the enhancer idle."""
+    from_refs = 'ref_enhanced' in key_weights(opt.get('match_key', 'ref'))
+    return ('dataroot_de', 'dataroot_ref_de') if from_refs else ('dataroot_de',)

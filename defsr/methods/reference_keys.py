@@ -36,7 +36,8 @@ class ReferenceKeys(NamedTuple):
     @property
     def key_size(self) -> tuple[int, int]:
         """(h', w') of the map that ``index`` points into."""
-        return self.key.shape[-2], self.key.shape[-1]
+        feat = self.feat_ref[MATCH_LEVEL]
+        return feat.shape[-2], feat.shape[-1]
 
     def winner(self, index: Tensor) -> Tensor:
         """Which reference each match lies in: (N,h,w) flat index -> (N,h,w) int64 from 0."""
@@ -46,19 +47,19 @@ class ReferenceKeys(NamedTuple):
     @torch.no_grad()
     def refined(
         self, feat_de: Mapping[str, Tensor], index: Tensor, pixels: int
-    ) -> dict[str, dict[str, Tensor]]:
-        """Matches moved to where the finer levels agree best, as arguments of the network.
+    ) -> dict[str, Tensor] | None:
+        """Matches moved to where the finer levels agree best.
 
         Args:
             feat_de: level -> (N, C, f*h, f*w) features of the enhanced input.
             index: (N, h, w), the matches of the coarsest level.
-            pixels: how far they may move at the finest level; at 0 nothing is returned.
+            pixels: how far they may move at the finest level; at 0 they stay.
 
         Returns:
-            ``positions``, level -> (N, 2, f*h, f*w) int64, see ``DCNTransferArch.forward``.
+            level -> (N, 2, f*h, f*w) int64, see ``Alignment.positions``; None if they stay.
         """
         if not pixels:
-            return {}
+            return None
         positions = {}
         for level, factor in LEVEL_FACTORS.items():
             place = match_positions(index, self.key_size, factor)
@@ -67,4 +68,4 @@ class ReferenceKeys(NamedTuple):
                 maps = feat_de[level], self.keys[level]
                 place = refine_positions(*maps, place, radius, window=2 * factor + 1)
             positions[level] = place
-        return {'positions': positions}
+        return positions

@@ -1,132 +1,103 @@
-"""The Detail-Enhancing Framework in BasicSR's training loop and validation."""
+"""Reference-based super-resolution in BasicSR's training loop and validation."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from copy import deepcopy
 from os import path as osp
 
 import torch
 from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from defsr.data.cache_record import KINDS, check_caches
+from defsr.archs.interface import Reference, Restoration
+from defsr.diffusion.degradation import Degradation
 from defsr.losses.gradient_penalty import gradient_penalty
-from defsr.methods.match_keys import key_weights
-from defsr.methods.matched import RefSRPipeline, memory_format_on
-from defsr.models.validation import validate
+from defsr.methods.build import build_method
+from defsr.methods.matched import caches_read
+from defsr.methods.networks import arrange, arrange_image, count_parameters
+from defsr.models.parameter_groups import parameter_groups
+from defsr.models.validation import ImageValidation
 from defsr.utils.checks import check_at_least, check_keys
 
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
-    'pixel_opt', 'perceptual_opt', 'gan_opt', 'gradient_penalty_weight',
+    'gradient_penalty_weight', 'gan_opt',
 )  # fmt: skip
 VAL_KEYS = (
     'val_freq', 'save_img', 'suffix', 'metrics', 'pbar', 'save_maps', 'save_comparison',
     'compare_bicubic', 'tb_images', 'tile',
 )  # fmt: skip
+LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
 
 
 @MODEL_REGISTRY.register()
-class DEFModel(SRGANModel):
-    """DEF (arXiv 2023) as a BasicSR model.
+class RefSRModel(ImageValidation, SRModel):
+    """Any ``network_g``, with or without references, as a BasicSR model.
 
-    Networks: ``network_e`` (enhancer) and ``network_t`` (texture extractor) are frozen,
-    ``network_g`` is trained, ``network_d`` is needed only with ``train:gan_opt``. Loss (Eq. 14):
-    reconstruction alone for ``train:rec_only_epochs`` passes over the data, then with the
-    perceptual and the adversarial one.
+    What the network reads (``defsr.archs.interface``) decides the method around it and its frozen
+    networks. ``network_d`` is needed only with ``train:gan_opt``. Each ``train:<x>_opt`` is a
+    loss, logged as ``l_g_<x>``: BasicSR's of two images, or a class whose attribute ``reads`` is
+    ``restoration``, called as ``loss(out, gt, net_g)`` with all that the network returned (a
+    ``Restoration``). A loss gives one number, or a dict of several by name. The sum is Eq. 14 of
+    DEF: ``pixel_opt`` alone for ``train:rec_only_epochs`` passes over the data, then all.
 
-    Options of its own: ``match_key``, ``match_search``, ``match_check``, ``match_patch_size``,
-    ``check_cache``, ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}`` and
+    Options of its own: those of the method (``match_*``), ``check_cache``,
+    ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}``,
+    ``train:optim_g:groups`` (start of a parameter's name -> its learning rate) and
     ``val:{save_maps, save_comparison, compare_bicubic, tb_images, tile}``; see
     ``options/train_DEF_x4.yml`` for each.
     """
 
+    label = 'SR'
+
     def __init__(self, opt: dict) -> None:
-        check_keys('train', opt.get('train') or {}, TRAIN_KEYS)
+        self.check(opt)
+        BaseModel.__init__(self, opt)
+        degradation = one_degradation(opt)
+        caches = caches_read(opt)
+        cached = all(block.get(key) for block in opt['datasets'].values() for key in caches)
+        self.method, net_g = build_method(
+            opt, self.device, degradation, needs_enhancer=not cached, param_key=('params',)
+        )
+        logger = get_root_logger()
+        for name, net in self.method.frozen.items():
+            number = count_parameters(net)
+            logger.info(f'{name}: {type(net).__name__}, frozen, {number:,d} parameters')
+        self.method.check_data(opt, self.is_train)
+        self.net_g = self.model_to_device(net_g)
+        self.print_network(self.net_g)
+        if self.is_train:
+            self.init_training_settings()
+
+    @classmethod
+    def check(cls, opt: Mapping[str, object]) -> None:
+        """Refuse unknown keys in ``train`` and ``val``; ValueError names the option."""
+        train_opt = opt.get('train') or {}
+        losses = [key for key in train_opt if key.endswith('_opt')]
+        check_keys('train', train_opt, (*TRAIN_KEYS, *losses))
         check_keys('val', opt.get('val') or {}, VAL_KEYS)
-        super().__init__(opt)
-        self.net_e = self._frozen('network_e')
-        self.net_t = self._frozen('network_t')
-        self.degradation = _one_degradation(opt['datasets'])
-        self._load_enhancer(opt['path'].get('pretrain_network_e'))
-        if opt['path'].get('pretrain_network_t'):
-            self.load_network(self.net_t, opt['path']['pretrain_network_t'], True, 'params')
-        self._arrange_networks()
-        self._check_enhancer(opt)
-        if opt.get('check_cache', True):
-            self._check_caches(opt['datasets'])
-        self.pipeline = RefSRPipeline.from_opt(opt, self.net_e, self.net_t, self.degradation)
 
     # -- building ------------------------------------------------------------------------------
 
-    def _frozen(self, name: str) -> nn.Module:
-        net = build_network(self.opt[name]).to(self.device).eval()
-        net.requires_grad_(False)
-        number = sum(p.numel() for p in net.parameters())
-        get_root_logger().info(f'{name}: {type(net).__name__}, frozen, {number:,d} parameters')
-        return net
-
-    def _arrange_networks(self) -> None:
-        for name in ('net_g', 'net_g_ema', 'net_d', 'net_t', 'cri_perceptual'):
-            net = getattr(self, name, None)
-            if net is not None:
-                net.to(memory_format=memory_format_on(self.device))
-
-    def _load_enhancer(self, path: str | None) -> None:
-        if path is None:
-            if self.net_e.needs_weights:
-                get_root_logger().warning(
-                    'path:pretrain_network_e is not set: the network in network_e is untrained.'
-                )
-            return
-        self.net_e.load_weights(path)
-        get_root_logger().info(f'Loaded the network in network_e from {path}.')
-
-    def _check_enhancer(self, opt: dict) -> None:
-        """Refuse what would train on other images than intended, or for weeks."""
-        if self.net_e.consistent and self.net_e.degradation != self.degradation:
-            raise ValueError(
-                f'network_e:degradation is {self.net_e.degradation}, but the data sets are '
-                f'degraded by {self.degradation}. Set both to the same.'
-            )
-        if not self.net_e.costly or not self.is_train or opt['train'].get('allow_online'):
-            return
-        train = opt['datasets'].get('train', {})
-        needed = ['dataroot_de']
-        if 'ref_enhanced' in key_weights(opt.get('match_key', 'ref')):
-            needed.append('dataroot_ref_de')
-        for key in needed:
-            if not train.get(key):
-                raise ValueError(
-                    f'{type(self.net_e).__name__} would run in every training iteration, because '
-                    f'datasets:train:{key} is not set. Give a cache of enhanced images, '
-                    'or set train:allow_online: true.'
-                )
-
-    def _check_caches(self, datasets: dict) -> None:
-        """Refuse cached images that are not what network_e would give."""
-        if any(block.get(f'dataroot_{kind}') for block in datasets.values() for kind in KINDS):
-            check_caches(datasets, self.net_e.fingerprint())
-
     def init_training_settings(self) -> None:
-        """BasicSR's settings, with an optional critic and the length of the warm-up."""
-        train_opt = self.opt['train']
+        """The moving average, an optional critic, the losses and the length of the warm-up."""
+        self.net_g.train()
+        train_opt, path = self.opt['train'], self.opt['path']
+        self.ema_decay = train_opt.get('ema_decay', 0)
+        if self.ema_decay > 0:
+            self._init_ema(path.get('pretrain_network_g'))
         self.use_gan = train_opt.get('gan_opt') is not None
         if self.use_gan:
-            for name, block in (('network_d', self.opt), ('optim_d', train_opt)):
-                if not block.get(name):
-                    raise ValueError(f'train:gan_opt needs `{name}`: give it, or remove gan_opt.')
-            super().init_training_settings()
-        else:
-            SRModel.init_training_settings(self)
-        self.net_d_iters = train_opt.get('net_d_iters', 1)
-        self.net_d_init_iters = train_opt.get('net_d_init_iters', 0)
-        self.gradient_penalty_weight = train_opt.get('gradient_penalty_weight', 0)
+            self._init_critic(path.get('pretrain_network_d'))
+        self.losses = self._build_losses()
         epochs = check_at_least('train:rec_only_epochs', train_opt.get('rec_only_epochs', 0), 0)
         if epochs and 'num_iter_per_pass' not in train_opt:
             raise ValueError(
@@ -138,33 +109,85 @@ class DEFModel(SRGANModel):
             get_root_logger().info(
                 f'Reconstruction loss only up to iteration {self.num_rec_only_iter}.'
             )
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def _init_ema(self, path: str | None) -> None:
+        get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
+        self.net_g_ema = arrange(build_network(self.opt['network_g']), self.device)
+        if path is None:
+            self.model_ema(0)  # copy net_g's weights
+        else:
+            strict = self.opt['path'].get('strict_load_g', True)
+            self.load_network(self.net_g_ema, path, strict, 'params_ema')
+        self.net_g_ema.eval().requires_grad_(False)
+
+    def _init_critic(self, path: str | None) -> None:
+        train_opt = self.opt['train']
+        for name, block in (('network_d', self.opt), ('optim_d', train_opt)):
+            if not block.get(name):
+                raise ValueError(f'train:gan_opt needs `{name}`: give it, or remove gan_opt.')
+        net_d = arrange(build_network(self.opt['network_d']), self.device)
+        self.net_d = self.model_to_device(net_d)
+        self.print_network(self.net_d)
+        if path is not None:
+            path_opt = self.opt['path']
+            param_key = path_opt.get('param_key_d', 'params')
+            self.load_network(self.net_d, path, path_opt.get('strict_load_d', True), param_key)
+        self.net_d.train()
+        self.cri_gan = build_loss(train_opt['gan_opt']).to(self.device)
+        self.net_d_iters = train_opt.get('net_d_iters', 1)
+        self.net_d_init_iters = train_opt.get('net_d_init_iters', 0)
+        self.gradient_penalty_weight = train_opt.get('gradient_penalty_weight', 0)
+
+    def _build_losses(self) -> dict[str, nn.Module]:
+        """Name in the log -> loss; the reconstruction first."""
+        train_opt = self.opt['train']
+        names = [key.removesuffix('_opt') for key in train_opt if key.endswith('_opt')]
+        names = [name for name in names if name != 'gan' and train_opt[f'{name}_opt']]
+        if not names:
+            raise ValueError('train has no loss. Give pixel_opt, or another <name>_opt.')
+        losses = {}
+        for name in sorted(names, key=lambda name: name != 'pixel'):
+            loss = arrange(build_loss(train_opt[f'{name}_opt']), self.device)
+            losses[LOG_NAMES.get(name, name)] = loss
+            setattr(self, f'cri_{name}', loss)  # where BasicSR keeps them
+        return losses
 
     def setup_optimizers(self) -> None:
-        """As BasicSR's; the critic's optimizer only with a critic."""
-        (SRGANModel if self.use_gan else SRModel).setup_optimizers(self)
+        """One for the network, one for the critic if there is one."""
+        for label in ('g', 'd') if self.use_gan else ('g',):
+            options = deepcopy(self.opt['train'][f'optim_{label}'])
+            kind = options.pop('type')
+            where = f'train:optim_{label}:groups'
+            net = self.get_bare_model(getattr(self, f'net_{label}'))
+            groups = parameter_groups(net, options.pop('groups', None), where)
+            optimizer = self.get_optimizer(kind, groups, **options)
+            setattr(self, f'optimizer_{label}', optimizer)
+            self.optimizers.append(optimizer)
 
     def print_network(self, net: nn.Module) -> None:
         """One line instead of BasicSR's dump of every layer."""
         net = self.get_bare_model(net)
-        number = sum(p.numel() for p in net.parameters())
+        number = count_parameters(net)
         get_root_logger().info(f'Network: {type(net).__name__}, trained, {number:,d} parameters')
 
     # -- training ------------------------------------------------------------------------------
 
     def feed_data(self, data: dict) -> None:
-        """Take a batch of ``RefTripletDataset``."""
+        """Take a batch of ``RefTripletDataset``, or of one without references."""
         self.lq = self._take(data['lq'])
         self.gt = self._take(data['gt']) if 'gt' in data else None
-        self.refs = [self._take(ref) for ref in data.get('refs') or [data['ref']]]
         self.de = self._take(data['de']) if 'de' in data else None
-        ref_des = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
-        self.ref_des = [self._take(image) for image in ref_des] if ref_des else None
+        images = data.get('refs') or ([data['ref']] if 'ref' in data else [])
+        enhanced = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
+        self.refs = [
+            Reference(self._take(image), self._take(enhanced[i]) if enhanced else None)
+            for i, image in enumerate(images)
+        ]
 
     def _take(self, image: Tensor) -> Tensor:
-        return image.to(self.device, memory_format=memory_format_on(self.device))
-
-    def _forward(self, net_g: nn.Module):
-        return self.pipeline.restore(net_g, self.lq, self.refs, self.de, self.ref_des)
+        return arrange_image(image, self.device)
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step of G, and after the warm-up one of D (Eq. 14)."""
@@ -174,30 +197,40 @@ class DEFModel(SRGANModel):
             current_iter % self.net_d_iters == 0 and current_iter > self.net_d_init_iters
         )
         losses = OrderedDict()
-        self.output = self._forward(self.net_g).sr
+        out = self.method.super_resolve(self.net_g, self.lq, self.refs, de=self.de)
+        self.output = out.sr
         if step_g:
-            self._step_g(losses, full_loss, adversarial)
+            self._step_g(out, losses, full_loss, adversarial)
         if adversarial:
             self._step_d(losses)
         self.log_dict = self.reduce_loss_dict(losses)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
-    def _step_g(self, losses: dict[str, Tensor], full_loss: bool, adversarial: bool) -> None:
-        if self.cri_pix:
-            losses['l_g_pix'] = self.cri_pix(self.output, self.gt)
-        if full_loss and self.cri_perceptual:
-            perceptual, style = self.cri_perceptual(self.output, self.gt)
-            if perceptual is not None:
-                losses['l_g_percep'] = perceptual
-            if style is not None:
-                losses['l_g_style'] = style
+    def _step_g(
+        self, out: Restoration, losses: dict[str, Tensor], full_loss: bool, adversarial: bool
+    ) -> None:
+        for name, loss in self.losses.items():
+            if full_loss or name == 'pix':
+                losses.update(self._values(name, loss, out))
         if adversarial:
             self.net_d.requires_grad_(False)
-            losses['l_g_gan'] = self.cri_gan(self.net_d(self.output), True, is_disc=False)
+            losses['l_g_gan'] = self.cri_gan(self.net_d(out.sr), True, is_disc=False)
         self.optimizer_g.zero_grad()
         sum(losses.values()).backward()
         self.optimizer_g.step()
+
+    def _values(self, name: str, loss: nn.Module, out: Restoration) -> dict[str, Tensor]:
+        """What a loss says, by its names in the log."""
+        if getattr(loss, 'reads', None) == 'restoration':
+            value = loss(out, self.gt, self.net_g)
+        else:
+            value = loss(out.sr, self.gt)
+        if isinstance(value, tuple):  # of BasicSR's PerceptualLoss
+            value = dict(zip((name, 'style'), value, strict=True))
+        elif isinstance(value, Tensor):
+            value = {name: value}
+        return {f'l_g_{key}': number for key, number in value.items() if number is not None}
 
     def _step_d(self, losses: dict[str, Tensor]) -> None:
         self.net_d.requires_grad_(True)
@@ -215,30 +248,27 @@ class DEFModel(SRGANModel):
         losses['out_d_real'], losses['out_d_fake'] = real_pred.mean(), fake_pred.mean()
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """As BasicSR's; without a critic there is none to save."""
-        (SRGANModel if self.use_gan else SRModel).save(self, epoch, current_iter)
-
-    # -- validation ----------------------------------------------------------------------------
+        """The network with its moving average, the critic if there is one, the state."""
+        nets, keys = [self.net_g], ['params']
+        if self.ema_decay > 0:
+            nets, keys = [self.net_g, self.net_g_ema], ['params', 'params_ema']
+        self.save_network(nets, 'net_g', current_iter, param_key=keys)
+        if self.use_gan:
+            self.save_network(self.net_d, 'net_d', current_iter)
+        self.save_training_state(epoch, current_iter)
 
     def test(self) -> None:
         """Super-resolve what was fed; the EMA network if there is one."""
         net_g = getattr(self, 'net_g_ema', self.net_g)
-        tile = (self.opt.get('val') or {}).get('tile')
         net_g.eval()
+        tile = (self.opt.get('val') or {}).get('tile')
         with torch.no_grad():
-            if tile:
-                self.restoration = self.pipeline.restore_tiled(
-                    net_g, self.lq, self.refs, tile=tile, de=self.de, ref_des=self.ref_des
-                )
-            else:
-                self.restoration = self._forward(net_g)
+            self.restoration = self.method.super_resolve(
+                net_g, self.lq, self.refs, de=self.de, tile=tile
+            )
         self.output = self.restoration.sr
         if net_g is self.net_g and self.is_train:
             net_g.train()
-
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
-        """Metrics, tables and pictures of one data set, see ``defsr.models.validation``."""
-        validate(self, dataloader, current_iter, tb_logger, save_img)
 
     def result_path(self, dataset_name: str, image_name: str, current_iter: int | str) -> str:
         """Where BasicSR's SRModel writes a result."""
@@ -249,12 +279,19 @@ class DEFModel(SRGANModel):
         return osp.join(folder, dataset_name, f'{image_name}_{suffix}.png')
 
 
-def _one_degradation(datasets: dict) -> str:
-    """The degradation that every data set agrees on."""
-    kinds = {block.get('degradation', 'matlab') for block in datasets.values()}
+@MODEL_REGISTRY.register()
+class DEFModel(RefSRModel):
+    """The Detail-Enhancing Framework (DEF, arXiv 2023): ``RefSRModel`` around a ``DEFNet``."""
+
+    label = 'DEF'
+
+
+def one_degradation(opt: Mapping[str, object]) -> Degradation:
+    """The degradation that all data sets of an option file agree on; ValueError if they do not."""
+    kinds = {block.get('degradation', 'matlab') for block in opt['datasets'].values()}
     if len(kinds) > 1:
         raise ValueError(
             f'The data sets are degraded in different ways ({sorted(kinds)}). '
             'Set datasets:*:degradation to the same.'
         )
-    return kinds.pop()
+    return Degradation(kinds.pop(), opt['scale'], 'datasets:*:degradation')

@@ -6,9 +6,8 @@ import csv
 import time
 from collections.abc import Mapping, Sequence
 from os import path as osp
-from typing import TYPE_CHECKING
 
-import torch
+import torch.nn.functional as F
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
@@ -28,99 +27,162 @@ from defsr.running.shards import gather_rows
 from defsr.utils import distributed
 from defsr.utils.files import atomic_path
 
-if TYPE_CHECKING:
-    from defsr.models.ref_sr_model import DEFModel
 
+class ImageValidation:
+    """Validation of a model that restores images: a mixin in front of it.
 
-def validate(model: DEFModel, dataloader, current_iter, tb_logger, save_img: bool) -> None:
-    """Run ``model`` over a data set; log, and write what ``opt['val']`` asks for.
-
-    Beside BasicSR's log line and images: a CSV with every image's metrics, a table with the
-    bicubic baseline (``compare_bicubic``), labelled comparisons (``save_comparison``), the match
-    and confidence maps (``save_maps``) and LR / I_DE / SR / GT in TensorBoard (``tb_images``).
-    Of several processes each runs its shard of the images; the first one reports.
+    The model has ``feed_data``, ``test``, ``result_path`` and ``label``, and after ``test`` what it
+    was fed (``lq``, ``gt``, ``refs``), its ``output`` and its ``restoration``.
     """
-    val_opt = model.opt['val']
-    dataset_name = dataloader.dataset.opt['name']
-    metrics = val_opt.get('metrics') or {}
-    rows = []
-    with_bar = val_opt.get('pbar', False) and distributed.is_main()
-    progress = tqdm(dataloader, unit='image', disable=not with_bar)
-    for number, data in enumerate(progress):
-        name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
-        progress.set_description(f'{dataset_name} {name}')
-        model.feed_data(data)
-        start = time.perf_counter()
-        model.test()
-        row = {'image': name, 'seconds': time.perf_counter() - start}
-        row.update(_measure(model, metrics, bool(val_opt.get('compare_bicubic'))))
-        rows.append(row)
-        path = model.result_path(dataset_name, name, current_iter)
-        if save_img:
-            imwrite(tensor2img(model.output), path)
-        if val_opt.get('save_maps'):
-            _save_maps(model, osp.splitext(path)[0])
-        if val_opt.get('save_comparison'):
-            comparison = f'{osp.splitext(path)[0]}_comparison.png'
-            _save_comparison(model, comparison, row, metrics)
-            get_root_logger().info(f'Comparison: {comparison}')
-        if tb_logger and number < val_opt.get('tb_images', 4):
-            images = [
-                x for x in (model.lq, model.restoration.de, model.output, model.gt) if x is not None
-            ]
-            strip = side_by_side([images[1], images[0], *images[2:]])
-            tb_logger.add_image(f'{dataset_name}/{name}', strip, current_iter)
-    rows = gather_rows(rows, dataloader.dataset)
-    _report(model, dataset_name, current_iter, tb_logger, rows, metrics)
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img: bool) -> None:
+        """Run over a data set; log, and write what ``val`` asks for.
+
+        Beside BasicSR's log line and images: a CSV with every image's metrics, a table with the
+        bicubic baseline (``compare_bicubic``), labelled comparisons (``save_comparison``), the
+        match and confidence maps (``save_maps``) and LR / I_DE / SR / GT in TensorBoard
+        (``tb_images``).
+        Of several processes each runs its shard of the images; the first one reports.
+        """
+        val_opt = self.opt['val']
+        dataset_name = dataloader.dataset.opt['name']
+        metrics = val_opt.get('metrics') or {}
+        rows = []
+        with_bar = val_opt.get('pbar', False) and distributed.is_main()
+        progress = tqdm(dataloader, unit='image', disable=not with_bar)
+        for number, data in enumerate(progress):
+            name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
+            progress.set_description(f'{dataset_name} {name}')
+            self.feed_data(data)
+            start = time.perf_counter()
+            self.test()
+            row = {'image': name, 'seconds': time.perf_counter() - start}
+            row.update(self._measure(metrics, bool(val_opt.get('compare_bicubic'))))
+            rows.append(row)
+            path = self.result_path(dataset_name, name, current_iter)
+            if save_img:
+                imwrite(tensor2img(self.output), path)
+            if val_opt.get('save_maps'):
+                self._save_maps(osp.splitext(path)[0])
+            if val_opt.get('save_comparison'):
+                comparison = f'{osp.splitext(path)[0]}_comparison.png'
+                self._save_comparison(comparison, row, metrics)
+                get_root_logger().info(f'Comparison: {comparison}')
+            if tb_logger and number < val_opt.get('tb_images', 4):
+                images = (self.lq, self.restoration.de, self.output, self.gt)
+                strip = side_by_side([x for x in images if x is not None])
+                tb_logger.add_image(f'{dataset_name}/{name}', strip, current_iter)
+        rows = gather_rows(rows, dataloader.dataset)
+        self._report(dataset_name, current_iter, tb_logger, rows, metrics)
+
+    def _measure(self, metrics: Mapping[str, Mapping], with_bicubic: bool) -> dict:
+        """Metrics of the result, and of the bicubic baseline; nothing without GT."""
+        if self.gt is None:
+            return {}
+        gt = tensor2img(self.gt)
+        row = metric_values(tensor2img(self.output), gt, metrics)
+        if with_bicubic:
+            start = time.perf_counter()
+            bicubic = upsample_bicubic(self.lq, self.opt['scale'])
+            row['bicubic_seconds'] = time.perf_counter() - start
+            values = metric_values(tensor2img(bicubic), gt, metrics)
+            row.update({f'bicubic_{key}': value for key, value in values.items()})
+        return row
+
+    def _report(
+        self,
+        dataset_name: str,
+        current_iter: int | str,
+        tb_logger,
+        rows: Sequence[Mapping],
+        metrics: Mapping[str, Mapping],
+    ) -> None:
+        """BasicSR's log line and best values, the CSV, the table."""
+        log_dir = self.opt['path']['log']
+        path = osp.join(log_dir, 'metrics', f'{dataset_name}_{current_iter}.csv')
+        if distributed.is_main():
+            _write_csv(path, rows)
+        measured = [row for row in rows if all(name in row for name in metrics)]
+        if metrics and measured:
+            self._initialize_best_metric_results(dataset_name)
+            self.metric_results = {name: _mean(measured, name) for name in metrics}
+            for name, value in self.metric_results.items():
+                self._update_best_metric_result(dataset_name, name, value, current_iter)
+            self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+        logger = get_root_logger()
+        if measured and f'bicubic_{next(iter(metrics), "")}' in measured[0]:
+            table = _table(measured, metrics, self.label)
+            logger.info(f'{dataset_name}, mean of {len(measured)}:\n{table}')
+        logger.info(f'Metrics per image: {path}')
+        if self.opt['val'].get('save_img'):
+            logger.info(f'Images: {osp.dirname(self.result_path(dataset_name, "x", current_iter))}')
+
+    def _save_maps(self, stem: str) -> None:
+        """PNGs of I_DE's size over 4: the match index as flow colours, the confidence as grey.
+
+        With several references also which of them each match lies in, a colour each; of what the
+        method does not know, none.
+        """
+        result = self.restoration
+        if result.index is not None:
+            colours = match_colours(displacement(result.index[:1], result.key_size))
+            imwrite(to_uint8(colours)[..., ::-1], f'{stem}_index.png')
+        if result.confidence is not None:
+            confidence = result.confidence[:1].expand(3, -1, -1)
+            imwrite(to_uint8(confidence)[..., ::-1], f'{stem}_confidence.png')
+        if result.winner is not None and len(self.refs) > 1:
+            imwrite(to_uint8(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
+
+    def _save_comparison(self, path: str, row: Mapping, metrics: Mapping) -> None:
+        bicubic = upsample_bicubic(self.lq, self.opt['scale']).clamp(0, 1)
+        sr = self.output.clamp(0, 1)
+        known: dict[str, Tensor | None] = {
+            'LR (input)': F.interpolate(self.lq, scale_factor=float(self.opt['scale'])),
+            'bicubic': bicubic,
+            'I_DE': self.restoration.de,
+            'reference': self.refs[0].image if self.refs else None,
+            f'SR ({self.label})' if self.label != 'SR' else 'SR': sr,
+            'GT': self.gt,
+        }
+        panels = {name: image for name, image in known.items() if image is not None}
+        side = min(96, *sr.shape[-2:])
+        target = bicubic if self.gt is None else self.gt
+        window = (*busiest_window(target, sr, bicubic, side), side)
+        windows = {name: window for name in panels if name != 'reference'}
+        if len(self.refs) == 1 and self.restoration.index is not None:
+            windows['reference'] = self._matched_window(window)
+        parts = [
+            f'{key} {row[f"bicubic_{key}"]:.3f} -> {row[key]:.3f}'
+            for key in metrics
+            if f'bicubic_{key}' in row
+        ]
+        title = row['image'] + (f', bicubic -> {self.label}: {", ".join(parts)}' if parts else '')
+        save_comparison(path, panels, windows, title)
+
+    def _matched_window(self, window: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Where most of a window of the result finds its matches in the reference."""
+        top, left, side = window
+        scale = self.opt['scale']
+        result = self.restoration
+        cells = (
+            slice(top // scale, (top + side) // scale),
+            slice(left // scale, (left + side) // scale),
+        )
+        shift = displacement(result.index[:1], result.key_size)[0][(slice(None), *cells)]
+        shift_y, shift_x = (int(x) for x in shift.flatten(1).median(dim=1).values * scale)
+        height, width = self.refs[0].image.shape[-2:]
+        side = min(side, height, width)
+        return (
+            min(max(0, top + shift_y), height - side),
+            min(max(0, left + shift_x), width - side),
+            side,
+        )
 
 
-def _measure(model: DEFModel, metrics: Mapping[str, Mapping], with_bicubic: bool) -> dict:
-    """Metrics of the result, and of the bicubic baseline; nothing without GT."""
-    if model.gt is None:
-        return {}
-    gt = tensor2img(model.gt)
-    row = metric_values(tensor2img(model.output), gt, metrics)
-    if with_bicubic:
-        start = time.perf_counter()
-        bicubic = upsample_bicubic(model.lq, model.opt['scale'])
-        row['bicubic_seconds'] = time.perf_counter() - start
-        values = metric_values(tensor2img(bicubic), gt, metrics)
-        row.update({f'bicubic_{key}': value for key, value in values.items()})
-    return row
-
-
-def _report(
-    model: DEFModel,
-    dataset_name: str,
-    current_iter: int | str,
-    tb_logger,
-    rows: Sequence[Mapping],
-    metrics: Mapping[str, Mapping],
-) -> None:
-    """BasicSR's log line and best values, the CSV, the table."""
-    log_dir = model.opt['path']['log']
-    path = osp.join(log_dir, 'metrics', f'{dataset_name}_{current_iter}.csv')
-    if distributed.is_main():
-        _write_csv(path, rows)
-    measured = [row for row in rows if all(name in row for name in metrics)]
-    if metrics and measured:
-        model._initialize_best_metric_results(dataset_name)
-        model.metric_results = {name: _mean(measured, name) for name in metrics}
-        for name, value in model.metric_results.items():
-            model._update_best_metric_result(dataset_name, name, value, current_iter)
-        model._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-    logger = get_root_logger()
-    if measured and f'bicubic_{next(iter(metrics), "")}' in measured[0]:
-        logger.info(f'{dataset_name}, mean of {len(measured)}:\n{_table(measured, metrics)}')
-    logger.info(f'Metrics per image: {path}')
-    if model.opt['val'].get('save_img'):
-        logger.info(f'Images: {osp.dirname(model.result_path(dataset_name, "x", current_iter))}')
-
-
-def _table(rows: Sequence[Mapping], metrics: Mapping[str, Mapping]) -> str:
+def _table(rows: Sequence[Mapping], metrics: Mapping[str, Mapping], method: str) -> str:
     """Method by metric, as plain text."""
     lines = [f'{"method":<10}' + ''.join(f'{name:>12}' for name in metrics) + f'{"seconds":>12}']
-    for label, prefix in (('bicubic', 'bicubic_'), ('DEF', '')):
+    for label, prefix in (('bicubic', 'bicubic_'), (method, '')):
         values = ''.join(f'{_mean(rows, prefix + name):>12.4f}' for name in metrics)
         lines.append(f'{label:<10}{values}{_mean(rows, prefix + "seconds"):>12.2f}')
     return '\n'.join(lines)
@@ -137,64 +199,3 @@ def _write_csv(path: str, rows: Sequence[Mapping]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()})
-
-
-def _save_maps(model: DEFModel, stem: str) -> None:
-    """PNGs of I_DE's size over 4: the match index as flow colours, the confidence as grey.
-
-    With several references also which of them each match lies in, a colour each.
-    """
-    result = model.restoration
-    colours = match_colours(displacement(result.index[:1], result.key_size))
-    imwrite(to_uint8(colours)[..., ::-1], f'{stem}_index.png')
-    confidence = result.confidence[:1].expand(3, -1, -1)
-    imwrite(to_uint8(confidence)[..., ::-1], f'{stem}_confidence.png')
-    if len(model.refs) > 1:
-        imwrite(to_uint8(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
-
-
-def _save_comparison(model: DEFModel, path: str, row: Mapping, metrics: Mapping) -> None:
-    bicubic = upsample_bicubic(model.lq, model.opt['scale']).clamp(0, 1)
-    sr = model.output.clamp(0, 1)
-    panels: dict[str, Tensor] = {
-        'LR (input)': torch.nn.functional.interpolate(model.lq, scale_factor=4.0),
-        'bicubic': bicubic,
-        'I_DE': model.restoration.de,
-        'reference': model.refs[0],
-        'SR (DEF)': sr,
-    }
-    if model.gt is not None:
-        panels['GT'] = model.gt
-    side = min(96, *sr.shape[-2:])
-    target = bicubic if model.gt is None else model.gt
-    window = (*busiest_window(target, sr, bicubic, side), side)
-    windows = {name: window for name in panels if name != 'reference'}
-    if len(model.refs) == 1:
-        windows['reference'] = _matched_window(model, window)
-    parts = [
-        f'{key} {row[f"bicubic_{key}"]:.3f} -> {row[key]:.3f}'
-        for key in metrics
-        if f'bicubic_{key}' in row
-    ]
-    title = row['image'] + (f', bicubic -> DEF: {", ".join(parts)}' if parts else '')
-    save_comparison(path, panels, windows, title)
-
-
-def _matched_window(model: DEFModel, window: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Where most of a window of the result finds its matches in the reference."""
-    top, left, side = window
-    scale = model.opt['scale']
-    result = model.restoration
-    cells = (
-        slice(top // scale, (top + side) // scale),
-        slice(left // scale, (left + side) // scale),
-    )
-    shift = displacement(result.index[:1], result.key_size)[0][(slice(None), *cells)]
-    shift_y, shift_x = (int(x) for x in shift.flatten(1).median(dim=1).values * scale)
-    height, width = model.refs[0].shape[-2:]
-    side = min(side, height, width)
-    return (
-        min(max(0, top + shift_y), height - side),
-        min(max(0, left + shift_x), width - side),
-        side,
-    )

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from defsr.running.checkpoints import Checkpoints, save_tensors
 from defsr.utils import distributed
-from defsr.utils.weights import check_same_layout, read_weights
+from defsr.utils.weights import load_weights
 
 
 class SafeNetworks(BaseModel):
@@ -46,15 +46,15 @@ class SafeNetworks(BaseModel):
         option = next((key for key, path in paths.items() if path == load_path), 'path')
         network = f'network_{option[-1]}'
         keys = None if param_key is None else (param_key, 'params')
-        state = read_weights(load_path, option=f'path:{option}', param_key=keys)
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
-        if strict:
-            check_same_layout(
-                load_path, state, net.state_dict(), option=f'path:{option}', network=network
-            )
-        else:
-            self._print_different_keys_loading(net, state, strict)
-        net.load_state_dict(state, strict=strict)
+        load_weights(
+            net,
+            load_path,
+            option=f'path:{option}',
+            network=network,
+            param_key=keys,
+            strict=strict,
+        )
 
     def save_network(
         self,

@@ -11,13 +11,12 @@ from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.utils.tensorboard import SummaryWriter
 
+from defsr.methods.build import method_class
 from defsr.running.checkpoints import Checkpoints, read_state
 from defsr.running.loaders import Loaders, build_loaders
 from defsr.running.safe_training import SafeTraining, make_safe
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
-
-FROZEN_NETWORKS = ('network_e', 'network_t')
 
 
 class TrainingRun:
@@ -51,7 +50,7 @@ class TrainingRun:
         device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
         self.state = read_state(path, device)
         ignored = opt['path'].get('ignore_resume_networks') or []
-        frozen = [name for name in FROZEN_NETWORKS if name in opt]
+        frozen = method_class(opt).blocks if 'network_g' in opt else ()
         opt['path']['ignore_resume_networks'] = [*ignored, *frozen]
         check_resume(opt, self.state['iter'])
         if opt.get('seed_was_drawn') and 'defsr' in self.state:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defsr.utils.paths import find_pretrained
 
@@ -86,6 +86,42 @@ def state_dict_of(
             f'{sorted(map(str, state))[:5]}. Give a file of weights.'
         )
     return {key.removeprefix('module.'): value for key, value in state.items()}
+
+
+def load_weights(
+    net: nn.Module,
+    file: str | Path,
+    *,
+    option: str,
+    network: str,
+    param_key: str | Sequence[str] | None = None,
+    strict: bool = True,
+) -> None:
+    """Load a weight file into a network.
+
+    Args:
+        net: to load into. If its class has ``from_official(state)``, a file of another layout is
+            passed through it: it returns the state dict as the network names it.
+        file, option, param_key: see ``read_weights``.
+        network: the network's block in the option file, as ``network_g``.
+        strict: False: load what has a name and a shape of the network's, leave the rest.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_weights`` and ``check_same_layout``.
+    """
+    state = read_weights(file, option=option, param_key=param_key)
+    wanted = net.state_dict()
+    if hasattr(net, 'from_official') and state.keys() != wanted.keys():
+        state = net.from_official(state)
+    if strict:
+        check_same_layout(file, state, wanted, option=option, network=network)
+    else:
+        state = {
+            key: value
+            for key, value in state.items()
+            if key in wanted and value.shape == wanted[key].shape
+        }
+    net.load_state_dict(state, strict=strict)
 
 
 def check_same_layout(

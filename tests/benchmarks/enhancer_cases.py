@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.config.files import load_options
-from defsr.data.degradation import degrade
 from defsr.data.image_source import ImageSource
+from defsr.diffusion.degradation import Degradation
 from defsr.ops.resize import upsample_bicubic
 
 OPTIONS = 'options/small/enhance_cufed_small.yml'
@@ -124,7 +124,7 @@ def soft(image: Tensor) -> Tensor:
 
 def lq_of(gt: Tensor) -> Tensor:
     """As the data sets make it: bicubic, rounded to 8 bit."""
-    return degrade(gt[0], 4, 'matlab')[None]
+    return Degradation('matlab', 4).degrade(gt[0])[None]
 
 
 def psnr_ssim_y(image: Tensor, gt: Tensor) -> dict[str, float]:

@@ -35,7 +35,7 @@ from defsr.archs.levels import MATCH_LEVEL
 from defsr.data.image_source import ImageSource
 from defsr.diffusion import BicubicDownsample
 from defsr.images.figures import save_figure
-from defsr.methods.matched import ReferenceKeys, RefSRPipeline
+from defsr.methods.matched import Matched, ReferenceKeys
 from defsr.ops.matching import match_patches
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
@@ -87,15 +87,15 @@ def shares(
 ) -> Shares:
     """Share of positions at most one position away from the GT query's match."""
     lq = lq_of(gt)
-    plain = {'ref': RefSRPipeline(None, net_t, 'ref').prepare(refs)}
-    plain['ref_down_up'] = RefSRPipeline(interpolate, net_t, 'ref_down_up').prepare(refs)
+    plain = {'ref': Matched(None, net_t, 'ref').prepare(None, refs)}
+    plain['ref_down_up'] = Matched(interpolate, net_t, 'ref_down_up').prepare(None, refs)
     truth = positions(net_t, gt, plain['ref'])
     found: Shares = {}
     for label, enhance in queries.items():
         query, keys = gt, dict(plain)
         if enhance is not None:
             query = enhance(lq)
-            keys['ref_enhanced'] = RefSRPipeline(enhance, net_t, 'ref_enhanced').prepare(refs)
+            keys['ref_enhanced'] = Matched(enhance, net_t, 'ref_enhanced').prepare(None, refs)
         found[label] = {}
         for name, references in keys.items():
             distance = (positions(net_t, query, references) - truth).abs().amax(dim=0)

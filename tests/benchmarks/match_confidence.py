@@ -26,11 +26,12 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 from tqdm import tqdm
 
+from defsr.archs.interface import Reference
 from defsr.data.correspondence import true_positions
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_synthesis import PairSettings, make_pair
 from defsr.images.figures import save_figure
-from defsr.methods.matched import RefSRPipeline
+from defsr.methods.matched import Matched
 from defsr.ops.match_check import checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.utils.cli import run_cli
@@ -55,12 +56,12 @@ class Matcher:
 
     def __init__(self) -> None:
         enhance = torch.nn.Module()
-        self.pipeline = RefSRPipeline(enhance, texture_extractor(), 'ref_down_up')
+        self.pipeline = Matched(enhance, texture_extractor(), 'ref_down_up')
         self.features = self.pipeline.net_t
 
     def __call__(self, gt: Tensor, ref: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1,3,H,W) twice -> index, confidence, distance of the way back, (h,w) each."""
-        key = self.pipeline.prepare([ref]).key
+        key = self.pipeline.prepare(None, [Reference(ref)]).key
         query = self.features(soft(gt))['relu3_1']
         index, confidence = match_patches(query, key)
         distance = round_trip_distance(index, match_patches(key, query)[0])

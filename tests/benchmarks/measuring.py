@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
+from defsr.diffusion.degradation import Degradation
+from defsr.methods.build import Restorer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIOR = REPOSITORY / 'options/small/train_prior_small.yml'
@@ -48,6 +50,13 @@ def build_prior(options: Path = PRIOR) -> nn.Module:
     """The untrained ``network_g`` of an option file: the cost does not depend on weights."""
     torch.manual_seed(0)
     return build_network(load_options(options)['network_g']).eval().requires_grad_(False)
+
+
+def build_restorer(options: str, weights: str) -> Restorer:
+    """The method of an option file with given weights of ``network_g``, on the CPU."""
+    opt = load_options(options)
+    opt['path'] = {**(opt.get('path') or {}), 'pretrain_network_g': weights}
+    return Restorer.build(opt, torch.device('cpu'), Degradation('matlab', opt['scale']))
 
 
 def build_enhancer(

@@ -27,9 +27,10 @@ from basicsr.losses import build_loss
 from first_formulation import first_formulation
 from measuring import answer, clock, in_process, report, table
 
+from defsr.archs.interface import Reference
 from defsr.config.files import load_options
 from defsr.losses.gradient_penalty import gradient_penalty
-from defsr.methods.matched import RefSRPipeline
+from defsr.methods.matched import Matched
 from defsr.utils.allocator import keep_freed_memory
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
@@ -82,7 +83,7 @@ class Step:
         self.lq, self.gt, self.ref = (
             image.to(memory_format=layout) for image in (self.lq, self.gt, self.ref)
         )
-        self.pipeline = RefSRPipeline(net_e, net_t, opt['match_key'])
+        self.pipeline = Matched(net_e, net_t, opt['match_key'])
         self.de = self.pipeline.enhance(self.lq).to(memory_format=layout)
         self.optimizers = [torch.optim.Adam(n.parameters()) for n in (self.net_g, self.net_d)]
         self.batch = batch
@@ -90,11 +91,11 @@ class Step:
     def run(self, profile: StepProfile) -> None:
         pipeline, net_g = self.pipeline, self.net_g
         with profile.part('features of the reference'):
-            references = pipeline.prepare([self.ref])
+            references = pipeline.prepare(None, [Reference(self.ref)])
         with profile.part('features of I_DE + matching'):
             aligned = pipeline.align(self.de, references)
         with profile.part('transfer, forward'):
-            texture = net_g.transfer(*aligned)
+            texture = net_g.transfer(aligned)
         with profile.part('aggregation, forward'):
             sr = net_g.aggregator(self.lq, texture, aligned.confidence, aligned.feat_de)
         with profile.part('losses of G, forward'):

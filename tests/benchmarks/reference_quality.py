@@ -20,15 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from enhancer_cases import Record, lq_of, psnr_ssim_y
-from measuring import data_argument, report, table
+from measuring import build_restorer, data_argument, report, table
 from torch import Tensor
 from tqdm import tqdm
 
-from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_synthesis import PairSettings, Photometry, apply_photometry, make_pair
 from defsr.images.figures import save_figure
-from defsr.methods.build import build_restorer
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
 
@@ -99,8 +97,7 @@ def restorers(methods: Sequence[str]) -> dict[str, object]:
         options, colon, weights = rest.partition(':')
         if not (label and equals and options and colon and weights):
             raise ValueError(f'--methods has {text!r}, but must be LABEL=OPTIONS.yml:WEIGHTS.')
-        device = torch.device('cpu')
-        found[label] = build_restorer(load_options(options), weights, device, file=options)
+        found[label] = build_restorer(options, weights)
     return found
 
 

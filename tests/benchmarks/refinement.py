@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from defsr.archs.interface import Reference
 from defsr.archs.sisr_enhancer_arch import SISREnhancer
 from defsr.config.files import load_options
-from defsr.methods.matched import RefSRPipeline
+from defsr.methods.matched import Matched
 from defsr.ops.warping import gather_positions, match_positions
 from defsr.utils.cli import run_cli
 
@@ -38,17 +39,17 @@ def psnr(image: Tensor, gt: Tensor, where: Tensor) -> float:
 
 
 def warped(
-    pipeline: RefSRPipeline, gt: Tensor, ref: Tensor, truth: Tensor | None
+    pipeline: Matched, gt: Tensor, ref: Tensor, truth: Tensor | None
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """(pixels, measures) of each refinement of one pair; truth (2,h,w) in cells, or None."""
-    references = pipeline.prepare([ref])
+    references = pipeline.prepare(None, [Reference(ref)])
     aligned = pipeline.align(pipeline.enhance(lq_of(gt)), references)
     confidence = F.interpolate(aligned.confidence[:, None], scale_factor=4.0)
     half = confidence >= confidence.median()
     for pixels in PIXELS:
-        more = references.refined(aligned.feat_de, aligned.index, pixels)
+        positions = references.refined(aligned.feat_de, aligned.index, pixels)
         place = match_positions(aligned.index, aligned.key_size, 4)
-        place = more['positions']['relu1_1'] if more else place
+        place = positions['relu1_1'] if positions else place
         image = gather_positions(ref, place)
         found = {'all': psnr(image, gt, half | ~half), 'half': psnr(image, gt, half)}
         if truth is not None:
@@ -90,7 +91,7 @@ def main() -> None:
     sisr = SISREnhancer(load_options(args.sisr)['network_g'])
     sisr.load_weights(args.weights)
     options = {'match_key': MIXTURE, 'match_patch_size': 5, 'match_refine': 1}
-    pipeline = RefSRPipeline(sisr, texture_extractor(), **options)
+    pipeline = Matched(sisr, texture_extractor(), **options)
     rows = {}
     for pairs in (real_pairs(Path(args.data)), made_pairs(args.data, args.made)):
         for name, gt, ref, truth in tqdm(pairs, unit='pair'):

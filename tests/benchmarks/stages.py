@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from enhancer_cases import lq_of, psnr_ssim_y, stereo_images
-from measuring import data_argument, report, table
+from measuring import build_restorer, data_argument, report, table
 from torch import Tensor
 
-from defsr.config.files import load_options
+from defsr.archs.interface import Reference
 from defsr.data.image_source import ImageSource
-from defsr.methods.build import ReferenceRestorer, build_restorer
+from defsr.methods.build import Restorer
+from defsr.methods.matched import Matched
 from defsr.methods.texture_maps import texture_features
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
@@ -44,28 +46,25 @@ def _trim(image: Tensor) -> Tensor:
     return image[..., :height, :width].contiguous()
 
 
-def restored_by_gt(restorer: ReferenceRestorer, lq: Tensor, gt: Tensor, ref: Tensor) -> Tensor:
+def restored_by_gt(restorer: Restorer, lq: Tensor, gt: Tensor, ref: Tensor) -> Tensor:
     """The row's result with the matches of the GT query in the untouched reference."""
-    pipeline = restorer.pipeline
-    oracle = type(pipeline)(
-        pipeline.net_e, pipeline.net_t, 'ref', match_patch_size=pipeline.patch_size,
-        match_refine=pipeline.refine,
+    method = restorer.method
+    oracle = Matched(
+        method.net_e, method.net_t, 'ref', match_patch_size=method.patch_size,
+        match_refine=method.refine,
     )  # fmt: skip
-    references = oracle.prepare([ref])
-    aligned = oracle.align(gt, references)
-    more = references.refined(aligned.feat_de, aligned.index, pipeline.refine)
-    de = pipeline.enhance(lq)
-    feat_de = texture_features(pipeline.net_t, de)
-    matches = aligned.index, aligned.confidence, aligned.key_size
-    return restorer.net_g(lq, feat_de, aligned.feat_ref, *matches, de=de, **more)
+    aligned = oracle.align(gt, oracle.prepare(None, [Reference(ref)]))
+    de = method.enhance(lq)
+    own = replace(aligned, de=de, feat_de=texture_features(method.net_t, de))
+    return restorer.net_g(lq, own).sr
 
 
-def measure(restorer: ReferenceRestorer, gt: Tensor, ref: Tensor, other: Tensor) -> list[float]:
+def measure(restorer: Restorer, gt: Tensor, ref: Tensor, other: Tensor) -> list[float]:
     """PSNR-Y of each of ``ROWS``."""
     lq = lq_of(gt)
     images = (
         upsample_bicubic(lq, 4),
-        restorer.pipeline.enhance(lq),
+        restorer.method.enhance(lq),
         restorer(lq, [ref]),
         restored_by_gt(restorer, lq, gt, ref),
         restorer(lq, [gt]),
@@ -83,7 +82,7 @@ def main() -> None:
     add('--method', default='options/small/best_x4.yml:small_best.pth', help='OPTIONS:WEIGHTS')
     args = parser.parse_args()
     options, _, weights = args.method.partition(':')
-    restorer = build_restorer(load_options(options), weights, torch.device('cpu'), file=options)
+    restorer = build_restorer(options, weights)
     columns = {name: measure(restorer, *images) for name, *images in pairs(args.data)}
     lines = [
         [row, *(f'{values[number]:.2f}' for values in columns.values())]

@@ -39,8 +39,8 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from defsr.config.files import load_options
-from defsr.data.degradation import degrade
-from defsr.methods.matched import STAGES
+from defsr.diffusion.degradation import Degradation
+from defsr.methods.base import STAGES
 from defsr.tools.demo_data import copy_demo_images
 from defsr.upscaling import NETWORK, Upscaler
 from defsr.utils.cli import run_cli
@@ -82,7 +82,7 @@ def images_of(case: str, data: Path) -> tuple[Tensor, Tensor]:
     else:
         gt = photograph(data, *SIZE)[0]
         ref = torch.roll(gt, (37, -61), (-2, -1))
-    return degrade(gt, 4, 'matlab')[None], ref[None]
+    return Degradation('matlab', 4).degrade(gt)[None], ref[None]
 
 
 def with_ddnm(folder: Path) -> Path:

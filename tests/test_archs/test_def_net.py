@@ -6,6 +6,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 
+from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS
 from defsr.archs.ttsr_aggregator_arch import CrossScaleExchange
 from defsr.ops import upsample_bicubic
@@ -47,7 +48,7 @@ def test_all_parts_reach_the_result_and_learn(inputs, transfer, use_feat_de):
     for name, parameter in net.named_parameters():
         if name.startswith('transfer.offset'):
             torch.nn.init.normal_(parameter, std=0.01)
-    sr = net(*inputs)
+    sr = net(inputs[0], Alignment(*inputs[1:])).sr
     assert sr.shape == (2, 3, 24, 36)
     sr.square().sum().backward()
     for name, parameter in net.named_parameters():
@@ -58,7 +59,9 @@ def test_all_parts_reach_the_result_and_learn(inputs, transfer, use_feat_de):
 def test_a_skip_starts_from_that_image(inputs, rng, skip):
     de = torch.rand(2, 3, 24, 36, generator=rng)
     expected = upsample_bicubic(inputs[0], 4) if skip == 'bicubic' else de
-    torch.testing.assert_close(small_net(skip)(*inputs, de=de), expected)
+    torch.testing.assert_close(
+        small_net(skip)(inputs[0], Alignment(*inputs[1:], de=de)).sr, expected
+    )
 
 
 def test_without_confidence_ttsrs_attention_lets_no_texture_through(inputs):
@@ -67,11 +70,11 @@ def test_without_confidence_ttsrs_attention_lets_no_texture_through(inputs):
     none = torch.zeros_like(confidence)
     other = {level: x.flip(2) for level, x in feat_ref.items()}
     torch.testing.assert_close(
-        net(lq, feat_de, feat_ref, index, none, key_size),
-        net(lq, feat_de, other, index, none, key_size),
+        net(lq, Alignment(feat_de, feat_ref, index, none, key_size)).sr,
+        net(lq, Alignment(feat_de, other, index, none, key_size)).sr,
     )
-    changed = net(lq, feat_de, feat_ref, index, confidence, key_size)
-    same = net(lq, feat_de, other, index, confidence, key_size)
+    changed = net(lq, Alignment(feat_de, feat_ref, index, confidence, key_size)).sr
+    same = net(lq, Alignment(feat_de, other, index, confidence, key_size)).sr
     assert float((changed - same).detach().abs().max()) > 1e-3
 
 
@@ -80,9 +83,9 @@ def test_without_confidence_the_generated_detail_remains(inputs):
     lq, feat_de, feat_ref, index, confidence, key_size = inputs
     net = small_net(transfer='DCNTransferArch', use_feat_de=True, use_soft_attention=False)
     none = torch.zeros_like(confidence)
-    plain = net(lq, feat_de, feat_ref, index, none, key_size)
+    plain = net(lq, Alignment(feat_de, feat_ref, index, none, key_size)).sr
     other = {level: x.flip(2) for level, x in feat_de.items()}
-    moved = plain - net(lq, other, feat_ref, index, none, key_size)
+    moved = plain - net(lq, Alignment(other, feat_ref, index, none, key_size)).sr
     assert float(moved.detach().abs().max()) > 1e-3
 
 

@@ -9,7 +9,7 @@ import torch
 from basicsr.archs import build_network
 
 from defsr.config.files import load_options
-from defsr.data.degradation import degrade
+from defsr.diffusion.degradation import Degradation
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.paths import REPOSITORY
 
@@ -34,7 +34,7 @@ def test_the_option_files_of_training_and_enhancing_agree(enhancer):
 def test_it_restores_more_than_interpolation(enhancer, stereo):
     """On a photograph it has never seen: A I_DE = y, and nearer to GT (by 0.36 and 0.83 dB)."""
     gt = stereo[0][..., 200:296, 300:428]
-    lq = degrade(gt[0], 4)[None]
+    lq = Degradation('matlab', 4).degrade(gt[0])[None]
     de = enhancer.enhance(lq)
     assert enhancer.residual(de, lq)['unclamped'] < 1e-5
     errors = [

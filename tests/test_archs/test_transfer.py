@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS
 from defsr.archs.transfer_arch import DCNTransferArch, HardTransferArch
 from defsr.ops import gather_positions, match_positions
@@ -38,7 +39,7 @@ def ttsr_fold(feat, index, factor):
 
 @pytest.mark.parametrize('level', LEVEL_FACTORS)
 def test_hard_transfer_is_ttsrs_gather_and_fold(inputs, level):
-    out = HardTransferArch(NUM_CH, overlap='nine')(*inputs)[level]
+    out = HardTransferArch(NUM_CH, overlap='nine')(Alignment(*inputs))[level]
     expected = ttsr_fold(inputs[1][level], inputs[2], LEVEL_FACTORS[level])
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
 
@@ -47,8 +48,10 @@ def test_hard_transfer_of_a_constant(inputs):
     feat_de, feat_ref, index, confidence, key_size = inputs
     ones = {level: torch.ones_like(x) for level, x in feat_ref.items()}
     interior = torch.full_like(index, 2 * KEY[1] + 2)
-    exact = HardTransferArch(NUM_CH)(feat_de, ones, interior, confidence, key_size)
-    ttsr = HardTransferArch(NUM_CH, 'nine')(feat_de, ones, interior, confidence, key_size)
+    exact = HardTransferArch(NUM_CH)(Alignment(feat_de, ones, interior, confidence, key_size))
+    ttsr = HardTransferArch(NUM_CH, 'nine')(
+        Alignment(feat_de, ones, interior, confidence, key_size)
+    )
     for level, factor in LEVEL_FACTORS.items():
         torch.testing.assert_close(exact[level], torch.ones_like(exact[level]))
         corner = ttsr[level][..., :factor, :factor]
@@ -57,7 +60,7 @@ def test_hard_transfer_of_a_constant(inputs):
 
 def test_dcn_transfer_starts_as_a_plain_gather(inputs):
     feat_de, feat_ref, index, confidence, key_size = inputs
-    out = DCNTransferArch(NUM_CH)(*inputs)
+    out = DCNTransferArch(NUM_CH)(Alignment(*inputs))
     for level, factor in LEVEL_FACTORS.items():
         gathered = gather_positions(feat_ref[level], match_positions(index, key_size, factor))
         weight = confidence.unsqueeze(1).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
@@ -70,7 +73,7 @@ def test_dcn_transfer_with_other_kernels_is_a_convolution_at_the_match(inputs, r
     net = DCNTransferArch(NUM_CH, use_confidence=False)
     for weight in net.weight.values():
         weight.data = torch.randn(weight.shape, generator=rng)
-    out = net(*inputs)
+    out = net(Alignment(*inputs))
     for level, factor in LEVEL_FACTORS.items():
         base = match_positions(index, key_size, factor)
         expected = 0
@@ -86,7 +89,7 @@ def test_every_parameter_of_the_dcn_transfer_learns(inputs):
     net = DCNTransferArch(NUM_CH)
     for branch in net.offset.values():
         torch.nn.init.normal_(branch[-1].weight, std=0.01)
-    sum(x.square().sum() for x in net(*inputs).values()).backward()
+    sum(x.square().sum() for x in net(Alignment(*inputs)).values()).backward()
     for name, parameter in net.named_parameters():
         assert float(parameter.grad.abs().max()) > 0, name
 

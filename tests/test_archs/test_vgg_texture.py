@@ -169,7 +169,7 @@ def test_errors_name_the_option(tmp_path, torchvision_file):
     with pytest.raises(ValueError, match='is a vgg16, but vgg_type is vgg19'):
         VGGTextureExtractor('vgg19', HED)
     with pytest.raises(ValueError, match='ends at relu4_1 and has no conv4_2, conv4_3, conv5_1'):
-        VGGTextureExtractor('vgg16', HED, layers=['relu5_1'])
+        VGGTrunk(['relu5_1'], 'vgg16', HED)
     with pytest.raises(ValueError, match='are a vgg19, but vgg_type is vgg16'):
         VGGTextureExtractor('vgg16', str(torchvision_file))
     other = tmp_path / 'other.pth'
@@ -284,6 +284,23 @@ def test_trained_trunk_matches_real_references(nets, data_root):
 
 def test_shipped_trunk_has_features_of_unit_size(stereo):
     """Rescaled to RMS 1 over six photographs; this one is among them."""
-    net = VGGTextureExtractor('vgg16', HED, layers=[*LEVELS, 'relu4_1'])
+    net = VGGTrunk([*LEVELS, 'relu4_1'], 'vgg16', HED)
     for layer, feature in net(stereo[0][..., 120:376, 160:560]).items():
         assert 0.6 < feature.square().mean().sqrt() < 1.6, layer
+
+
+def test_other_layers_serve_the_same_levels(img):
+    """One layer for each level, under the level's name: what reads features need not know."""
+    layers = ['relu1_2', 'relu2_2', 'relu3_3']
+    net, trunk = VGGTextureExtractor('vgg16', HED, layers), VGGTrunk(layers, 'vgg16', HED)
+    found, plain = net(img), trunk(img)
+    assert list(found) == LEVELS and net.num_feat == {'relu1_1': 64, 'relu2_1': 128, 'relu3_1': 256}
+    for level, layer in zip(LEVELS, layers, strict=True):
+        assert torch.equal(found[level], plain[layer])
+    for wrong in (
+        ['relu1_2'],
+        ['relu3_1', 'relu2_1', 'relu1_1'],
+        ['relu1_1', 'relu2_1', 'relu4_1'],
+    ):
+        with pytest.raises(ValueError, match='network_t:layers is .* at each of the strides'):
+            VGGTextureExtractor('vgg16', HED, wrong)

@@ -124,7 +124,7 @@ def test_tiny_references(block, triplets, write_image, phase):
 
 def test_tiny_inputs(block, triplets, write_image):
     write_image(triplets / 'gt' / 'a.png', 1, 1, 0)
-    with pytest.raises(ValueError, match='a.png has a side below scale=4'):
+    with pytest.raises(ValueError, match='both sides must be at least scale=4'):
         RefTripletDataset(block())[0]
     write_image(triplets / 'gt' / 'a.png', 12, 12, 0)
     with pytest.raises(ValueError, match='a.png of datasets:Tiny is 3x3 .* at least 4'):

@@ -14,10 +14,12 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from torch.utils.data import DataLoader
 
-from defsr.data.degradation import crop_to_multiple, degrade
 from defsr.data.image_source import decode_image
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.ref_triplet_dataset import RefTripletDataset
+from defsr.diffusion.degradation import Degradation
+
+MATLAB = Degradation('matlab', 4)
 
 
 def read(path) -> torch.Tensor:
@@ -58,9 +60,9 @@ def test_val_item(block, triplets):
     for index, name in enumerate('abc'):
         item = dataset[index]
         assert set(item) == {'lq', 'gt', 'ref', 'lq_path', 'gt_path', 'ref_path'}
-        gt = crop_to_multiple(read(triplets / 'gt' / f'{name}.png'), 4)
+        gt = MATLAB.cut(read(triplets / 'gt' / f'{name}.png'))
         assert torch.equal(item['gt'], gt)
-        assert torch.equal(item['lq'], degrade(gt, 4))
+        assert torch.equal(item['lq'], MATLAB.degrade(gt))
         assert torch.equal(item['ref'], read(triplets / 'ref' / f'{name}.png'))
         assert item['lq_path'] == item['gt_path'] == str(triplets / 'gt' / f'{name}.png')
         assert item['ref_path'] == str(triplets / 'ref' / f'{name}.png')
@@ -69,11 +71,9 @@ def test_val_item(block, triplets):
 
 def test_center_crop_takes_the_middle_of_everything(block, triplets):
     """GT, input and cache on one grid; the reference on its own; smaller images as they are."""
-    save(triplets / 'de' / 'a.png', 1 - crop_to_multiple(read(triplets / 'gt' / 'a.png'), 4))
+    save(triplets / 'de' / 'a.png', 1 - MATLAB.cut(read(triplets / 'gt' / 'a.png')))
     for name in 'bc':
-        save(
-            triplets / 'de' / f'{name}.png', crop_to_multiple(read(triplets / f'gt/{name}.png'), 4)
-        )
+        save(triplets / 'de' / f'{name}.png', MATLAB.cut(read(triplets / f'gt/{name}.png')))
     more = {'dataroot_de': str(triplets / 'de')}
     whole = RefTripletDataset(block(**more))[0]
     item = RefTripletDataset(block(**more, center_crop=24))[0]
@@ -118,8 +118,8 @@ def test_pil_degradation(block):
 def test_lq_is_the_degraded_whole_image_cropped_with_gt(block, triplets):
     """Also at the crop's border, where degrading the crop instead would differ."""
     dataset = RefTripletDataset(block('train', use_hflip=False, use_rot=False))
-    whole = crop_to_multiple(read(triplets / 'gt' / 'a.png'), 4)
-    small = degrade(whole, 4)
+    whole = MATLAB.cut(read(triplets / 'gt' / 'a.png'))
+    small = MATLAB.degrade(whole)
     seen = set()
     for _ in range(60):
         item = dataset[0]
@@ -136,16 +136,16 @@ def test_lq_is_the_degraded_whole_image_cropped_with_gt(block, triplets):
 def test_augmentation_keeps_everything_aligned(block, triplets):
     """Inside, the degraded gt crop is the lq crop, however both were turned."""
     gt, ref = read(triplets / 'gt' / 'a.png'), read(triplets / 'ref' / 'a.png')
-    save(triplets / 'de' / 'a.png', 1 - crop_to_multiple(gt, 4))
-    save(triplets / 'ref_de' / 'a.png', 1 - crop_to_multiple(ref, 4))
+    save(triplets / 'de' / 'a.png', 1 - MATLAB.cut(gt))
+    save(triplets / 'ref_de' / 'a.png', 1 - MATLAB.cut(ref))
     for name in 'bc':
         (triplets / 'gt' / f'{name}.png').unlink()
     roots = {f'dataroot_{root}': str(triplets / root) for root in ('de', 'ref_de')}
     dataset = RefTripletDataset(block('train', ref_augment='independent', **roots))
-    whole, seen = crop_to_multiple(gt, 4), set()
+    whole, seen = MATLAB.cut(gt), set()
     for _ in range(80):
         item = dataset[0]
-        inside = (degrade(item['gt'], 4) - item['lq'])[:, 2:-2, 2:-2]
+        inside = (MATLAB.degrade(item['gt']) - item['lq'])[:, 2:-2, 2:-2]
         assert inside.abs().max() < 1.01 / 255  # the kernel reaches two pixels, rounding one
         torch.testing.assert_close(item['de'], 1 - item['gt'])
         torch.testing.assert_close(item['ref_de'], 1 - item['ref'])
@@ -226,8 +226,8 @@ def test_items_repeat_with_the_seed(block):
 
 def test_given_lq_is_read_and_gt_cropped_to_it(block, triplets):
     for name in 'abc':
-        whole = crop_to_multiple(read(triplets / 'gt' / f'{name}.png'), 4)
-        save(triplets / 'lq' / f'{name}.png', 1 - degrade(whole, 4))
+        whole = MATLAB.cut(read(triplets / 'gt' / f'{name}.png'))
+        save(triplets / 'lq' / f'{name}.png', 1 - MATLAB.degrade(whole))
     dataset = RefTripletDataset(block(dataroot_lq=str(triplets / 'lq')))
     item = dataset[0]
     assert torch.equal(item['lq'], read(triplets / 'lq' / 'a.png'))
@@ -271,8 +271,8 @@ def test_cached_images(block, triplets):
     (triplets / 'gt' / 'a.png').rename(triplets / 'gt' / 'a.jpg')
     for name in 'bc':
         (triplets / 'gt' / f'{name}.png').unlink()
-    save(triplets / 'de' / 'a.png', 1 - crop_to_multiple(gt, 4))
-    save(triplets / 'ref_de' / 'a.png', 1 - crop_to_multiple(ref, 4))
+    save(triplets / 'de' / 'a.png', 1 - MATLAB.cut(gt))
+    save(triplets / 'ref_de' / 'a.png', 1 - MATLAB.cut(ref))
     roots = {f'dataroot_{root}': str(triplets / root) for root in ('de', 'ref_de')}
     dataset = RefTripletDataset(block(**roots))
     item = dataset[0]
@@ -511,7 +511,7 @@ def test_gt_smaller_than_its_crop(block):
 
 def test_gt_smaller_than_a_pixel(block, triplets):
     save(triplets / 'gt' / 'a.png', torch.zeros(3, 3, 20))
-    with pytest.raises(ValueError, match='a.png has a side below scale=4'):
+    with pytest.raises(ValueError, match='both sides must be at least scale=4'):
         RefTripletDataset(block())[0]
 
 

@@ -21,7 +21,7 @@ from defsr.enhance import job
 from defsr.enhance.cache import EnhancedCache
 from defsr.enhance.job import fill_caches
 from defsr.images.levels import round_to_8_bit
-from defsr.methods.matched import RefSRPipeline
+from defsr.methods.matched import Matched
 from defsr.utils.stopping import StopRequest
 
 SIZES = {'a': (48, 64), 'b': (48, 64), 'c': (51, 66), 'd': (41, 48)}  # c is cut to a's size
@@ -75,7 +75,7 @@ def test_a_cache_is_what_the_enhancer_gives_online(opt, calls):
     fill_caches(opt)
     assert calls == [1, 2, 1, 1, 2, 1], 'images of one size go together, two at most'
     enhancer = build(Path('prior.pth'))
-    pipeline = RefSRPipeline(enhancer, torch.nn.Identity(), 'ref_enhanced')
+    pipeline = Matched(enhancer, torch.nn.Identity(), 'ref_enhanced')
     block = {'phase': 'val', 'scale': 4, 'name': 'v', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
     for item in RefTripletDataset(block | {'dataroot_de': 'de'}):
         online = round_to_8_bit(enhancer(item['lq'][None]))[0]
@@ -83,7 +83,7 @@ def test_a_cache_is_what_the_enhancer_gives_online(opt, calls):
         assert item['de'].shape == item['gt'].shape
     ref_des = ImageSource('x', 'packed/ref_de.lmdb', 'lmdb')
     for item, name in zip(RefTripletDataset(block), ref_des.names(), strict=True):
-        ref = pipeline._trim(item['ref'][None])
+        ref = pipeline._cut(item['ref'][None])
         online = round_to_8_bit(pipeline._soften(ref, 'ref_enhanced'))[0]
         assert (online - ref_des.read(name)).abs().max() == 0
     assert not Path('packed/ref_de.lmdb.parts').exists()
@@ -291,7 +291,7 @@ def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline):
         (lambda o: o.update(network_e={'type': 'BicubicEnhancer'}), 'which has no weights'),
         (lambda o: o.update(scale=2), 'network_e:scale is 4, but scale is 2'),
         (lambda o: o['datasets']['train'].update(degradation='pil'),
-         'network_e:degradation is matlab, but datasets:pairs is degraded by pil'),
+         'network_e:degradation is matlab, but datasets:pairs:degradation is pil'),
         (lambda o: o['datasets']['train'].update(dataroot_gt='no'), 'which is not an existing'),
     ],
 )  # fmt: skip

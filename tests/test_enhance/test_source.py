@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defsr.data.degradation import make_lq
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.ref_triplet_dataset import RefTripletDataset
 from defsr.data.triplet_options import TripletOptions
+from defsr.diffusion.degradation import Degradation
 from defsr.enhance.source import EnhanceSource
 
 
@@ -36,7 +36,7 @@ def test_references_are_degraded_alike(block, source):
     made = source('ref_de', degradation='pil')
     assert made.lq == 'pil'
     for item, name in zip(RefTripletDataset(block('test')), made.images, strict=True):
-        _, expected = make_lq(item['ref'], 4, 'pil', name)
+        _, expected = Degradation('pil', 4).make_lq(item['ref'], name)
         assert torch.equal(made.read_lq(name), expected)
         assert made.lq_size(name) == tuple(expected.shape[-2:])
 
@@ -99,7 +99,7 @@ def test_headers_are_checked(triplets, source, write_image):
     write_image(triplets / 'gt' / 'a.png', 3, 40, 9)
     (triplets / 'gt' / 'b.png').write_bytes(b'hello')
     made = source('de', max_megapixels=0.002)
-    with pytest.raises(ValueError, match='a.png has a side below scale=4'):
+    with pytest.raises(ValueError, match='both sides must be at least scale=4'):
         made.lq_size('a.png')
     with pytest.raises(ValueError, match='b.png cannot be read as an image'):
         made.lq_size('b.png')

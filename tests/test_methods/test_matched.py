@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from basicsr.archs import build_network
+from references import prepared, references
 from torch.nn import functional as F
 
 from defsr.methods import texture_maps
 from defsr.methods.match_keys import MATCH_KEYS
-from defsr.methods.matched import RefSRPipeline
+from defsr.methods.matched import Matched
 from defsr.methods.texture_maps import stacked_features
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
 from defsr.ops.warping import match_positions
@@ -23,7 +24,7 @@ def extractor():
 
 @pytest.fixture
 def pipeline(extractor):
-    return RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor, 'ref')
+    return Matched(build_network({'type': 'BicubicEnhancer'}), extractor, 'ref')
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +62,7 @@ def test_a_planted_copy_is_found(stereo, pipeline, shift):
     dy, dx = shift
     gt = left[..., 100:260, 200:360]
     ref = left[..., 100 + dy : 260 + dy, 200 + dx : 360 + dx]
-    index = pipeline.align(gt, pipeline.prepare([ref])).index[0]
+    index = pipeline.align(gt, prepared(pipeline, [ref])).index[0]
     rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing='ij')
     expected = (rows - dy // 4) * 40 + columns - dx // 4
     inside = (slice(8, -8), slice(8, -8))
@@ -73,7 +74,7 @@ def test_a_shift_between_cells_is_found_within_one(stereo, pipeline):
     left, _ = stereo
     dy, dx = 3, 6
     gt, ref = left[..., 100:260, 200:360], left[..., 100 + dy : 260 + dy, 200 + dx : 360 + dx]
-    index = pipeline.align(gt, pipeline.prepare([ref])).index[0]
+    index = pipeline.align(gt, prepared(pipeline, [ref])).index[0]
     rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing='ij')
     off_y = (index // 40 - rows + dy / 4).abs()
     off_x = (index % 40 - columns + dx / 4).abs()
@@ -87,11 +88,11 @@ def test_keys(stereo, extractor):
     enhancer = build_network({'type': 'BicubicEnhancer'})
     features = {}
     for match_key in MATCH_KEYS:
-        references = RefSRPipeline(enhancer, extractor, match_key).prepare([ref])
+        ready = prepared(Matched(enhancer, extractor, match_key), [ref])
         plain = extractor(ref[..., :64, :96])
-        for level, feat in references.feat_ref.items():
+        for level, feat in ready.feat_ref.items():
             assert torch.equal(feat, plain[level])
-        features[match_key] = references.key
+        features[match_key] = ready.key
     small = downsample_bicubic(ref[..., :64, :96], 4).clamp(0, 1).mul(255).round().div(255)
     soft = extractor(upsample_bicubic(small, 4).clamp(0, 1))['relu3_1']
     assert torch.equal(features['ref'], plain['relu3_1'])
@@ -105,7 +106,7 @@ def test_a_mixture_of_keys(stereo, extractor):
     enhancer = build_network({'type': 'BicubicEnhancer'})
 
     def key_of(match_key):
-        return RefSRPipeline(enhancer, extractor, match_key).prepare([ref]).key
+        return prepared(Matched(enhancer, extractor, match_key), [ref]).key
 
     plain, soft = key_of('ref'), key_of('ref_down_up')
     assert torch.equal(key_of({'ref_down_up': 0.3}), soft)
@@ -127,14 +128,14 @@ def test_the_patch_size_is_the_search_s(stereo, extractor):
     gt, ref = left[..., 100:148, 200:264], right[..., 100:148, 180:244]
     enhancer = build_network({'type': 'BicubicEnhancer'})
     for size in (1, 5):
-        pipeline = RefSRPipeline(enhancer, extractor, match_patch_size=size)
-        found = pipeline.align(gt, pipeline.prepare([ref]))
+        pipeline = Matched(enhancer, extractor, match_patch_size=size)
+        found = pipeline.align(gt, prepared(pipeline, [ref]))
         maps = extractor(gt)['relu3_1'], extractor(ref)['relu3_1']
         index, confidence = match_patches(*maps, size)
         assert torch.equal(found.index, index) and torch.equal(found.confidence, confidence)
     for bad in (0, 2, 2.5):
         with pytest.raises(ValueError, match='match_patch_size is'):
-            RefSRPipeline(enhancer, extractor, match_patch_size=bad)
+            Matched(enhancer, extractor, match_patch_size=bad)
 
 
 def test_refined_matches_are_right_to_the_pixel(stereo, extractor):
@@ -146,20 +147,21 @@ def test_refined_matches_are_right_to_the_pixel(stereo, extractor):
     inside = (slice(24, -24), slice(24, -24))
     found = {}
     for pixels in (0, 2):
-        pipeline = RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor,
+        pipeline = Matched(build_network({'type': 'BicubicEnhancer'}), extractor,
                                  match_refine=pixels)  # fmt: skip
-        references = pipeline.prepare([ref])
-        aligned = pipeline.align(gt, references)
-        more = references.refined(aligned.feat_de, aligned.index, pixels)
-        place = more.get('positions', {}).get('relu1_1')
-        if place is None:
+        ready = prepared(pipeline, [ref])
+        aligned = pipeline.align(gt, ready)
+        if pixels:
+            place = aligned.positions['relu1_1']
+        else:
+            assert aligned.positions is None
             place = match_positions(aligned.index, aligned.key_size, 4)
         right = (place[0, 0] == rows - dy) & (place[0, 1] == columns - dx)
         found[pixels] = float(right[inside].float().mean())
     assert found[0] < 0.05 and found[2] > 0.6, 'smooth places cannot tell one pixel from the next'
-    assert set(more['positions']) == {'relu1_1', 'relu2_1', 'relu3_1'}
+    assert set(aligned.positions) == {'relu1_1', 'relu2_1', 'relu3_1'}
     with pytest.raises(ValueError, match='match_refine is -1'):
-        RefSRPipeline(None, extractor, match_refine=-1)
+        Matched(None, extractor, match_refine=-1)
 
 
 @pytest.mark.parametrize('transfer', ['DCNTransferArch', 'HardTransferArch'])
@@ -176,10 +178,10 @@ def test_refined_matches_reach_the_network(stereo, extractor, transfer):
     results = []
     for pixels in (2, 0):
         enhancer = build_network({'type': 'BicubicEnhancer'})
-        pipeline = RefSRPipeline(enhancer, extractor, 'ref_enhanced', match_refine=pixels)
+        pipeline = Matched(enhancer, extractor, 'ref_enhanced', match_refine=pixels)
         with torch.no_grad():
-            whole = pipeline.restore(net, lq, refs).sr
-            tiled = pipeline.restore_tiled(net, lq, refs, tile=16, overlap=16).sr
+            whole = pipeline.super_resolve(net, lq, references(refs)).sr
+            tiled = pipeline.super_resolve(net, lq, references(refs), tile=16, overlap=16).sr
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
         results.append(whole)
     assert (results[0] - results[1]).abs().max() > 1e-3
@@ -189,15 +191,15 @@ def test_several_references_share_one_index_space(stereo, pipeline):
     left, right = stereo
     query = left[..., 100:164, 200:280]
     refs = [right[..., 300:360, 20:100], right[..., 90:190, 180:300], left[..., 96:170, 196:284]]
-    together = pipeline.align(query, pipeline.prepare(refs))
-    alone = [pipeline.align(query, pipeline.prepare([ref])).confidence for ref in refs]
+    together = pipeline.align(query, prepared(pipeline, refs))
+    alone = [pipeline.align(query, prepared(pipeline, [ref])).confidence for ref in refs]
     best = torch.stack(alone).max(dim=0).values
     torch.testing.assert_close(together.confidence, best, rtol=0, atol=1e-5)
     height, width = together.key_size
     assert height == 15 + 25 + 18 + 2 and width == 30
     rows = together.index // width
     assert float((rows > 15 + 25 + 1).float().mean()) > 0.9, 'the third one is the query itself'
-    winner = pipeline.prepare(refs).winner(together.index)
+    winner = prepared(pipeline, refs).winner(together.index)
     assert torch.equal(winner == 2, rows > 15 + 25 + 1)
     assert torch.equal(winner == 0, rows < 15)
 
@@ -206,10 +208,10 @@ def test_each_reference_is_read_alone(stereo, pipeline):
     """Features are extracted before the references are put side by side."""
     right = stereo[1]
     first, second = right[..., 90:190, 180:300], right[..., 300:360, 20:100]
-    together = pipeline.prepare([first, second])
+    together = prepared(pipeline, [first, second])
     for level, factor in (('relu1_1', 4), ('relu2_1', 2), ('relu3_1', 1)):
         feat = together.feat_ref[level]
-        one, two = (pipeline.prepare([ref]).feat_ref[level] for ref in (first, second))
+        one, two = (prepared(pipeline, [ref]).feat_ref[level] for ref in (first, second))
         assert torch.equal(feat[..., : 25 * factor, :], one)
         assert float(feat[..., 25 * factor : 26 * factor, :].abs().max()) == 0
         assert torch.equal(feat[..., 26 * factor :, : 20 * factor], two)
@@ -222,9 +224,14 @@ def test_tiles_agree_with_the_whole_inside(stereo, pipeline, small_net):
     refs = [right[..., 90:270, 180:370]]
     calls = []
     with torch.no_grad():
-        whole = pipeline.restore(small_net, lq, refs)
-        tiled = pipeline.restore_tiled(
-            small_net, lq, refs, tile=20, overlap=12, progress=lambda *c: calls.append(c)
+        whole = pipeline.super_resolve(small_net, lq, references(refs))
+        tiled = pipeline.super_resolve(
+            small_net,
+            lq,
+            references(refs),
+            tile=20,
+            overlap=12,
+            progress=lambda *c: calls.append(c),
         )
     assert calls[-5:] == [('restore', i, 4) for i in range(5)]
     assert torch.equal(whole.index, tiled.index)
@@ -246,11 +253,11 @@ def test_an_extractor_that_does_not_say_how_far_it_sees(stereo, small_net, extra
     """It reads whole images, and of a tile the context that the tile has."""
     left, right = stereo
     lq, refs = downsample_bicubic(left[..., 100:180, 200:280], 4), [right[..., 90:170, 180:270]]
-    pipeline = RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor.forward, 'ref')
+    pipeline = Matched(build_network({'type': 'BicubicEnhancer'}), extractor.forward, 'ref')
     monkeypatch.setattr(texture_maps, 'PIECE', 4)
     with torch.no_grad():
-        whole = pipeline.restore(small_net, lq, refs)
-        tiled = pipeline.restore_tiled(small_net, lq, refs, tile=16, overlap=16)
+        whole = pipeline.super_resolve(small_net, lq, references(refs))
+        tiled = pipeline.super_resolve(small_net, lq, references(refs), tile=16, overlap=16)
     torch.testing.assert_close(whole.sr, tiled.sr, rtol=0, atol=1e-4)
 
 
@@ -260,11 +267,9 @@ def test_checked_matches(stereo, extractor):
     enhancer = build_network({'type': 'BicubicEnhancer'})
     gt = left[..., 100:180, 200:280]
     ref = torch.cat((gt[..., :40], right[..., 300:380, 20:60]), dim=3)
-    plain, masked = (
-        RefSRPipeline(enhancer, extractor, match_check=how) for how in ('none', 'mask')
-    )
-    trusted = masked.align(gt, masked.prepare([ref])).confidence > 0
-    assert bool((plain.align(gt, plain.prepare([ref])).confidence > 0).all())
+    plain, masked = (Matched(enhancer, extractor, match_check=how) for how in ('none', 'mask'))
+    trusted = masked.align(gt, prepared(masked, [ref])).confidence > 0
+    assert bool((plain.align(gt, prepared(plain, [ref])).confidence > 0).all())
     assert float(trusted[..., :8].float().mean()) > 0.95
     assert float(trusted[..., 12:].float().mean()) < 0.6
 
@@ -274,8 +279,8 @@ def test_coarse_to_fine_finds_most_of_the_same(stereo, extractor):
     gt, ref = stereo[0][..., 100:260, 200:360], stereo[1][..., 90:270, 180:370]
     found = []
     for search in ('exact', 'coarse_to_fine'):
-        pipeline = RefSRPipeline(enhancer, extractor, match_search=search)
-        found.append(pipeline.align(gt, pipeline.prepare([ref])).index)
+        pipeline = Matched(enhancer, extractor, match_search=search)
+        found.append(pipeline.align(gt, prepared(pipeline, [ref])).index)
     assert float((found[0] == found[1]).float().mean()) > 0.6
 
 
@@ -285,20 +290,21 @@ def test_coarse_to_fine_finds_most_of_the_same(stereo, extractor):
 )
 def test_unknown_ways_to_match(extractor, options, message):
     with pytest.raises(ValueError, match=message):
-        RefSRPipeline(build_network({'type': 'BicubicEnhancer'}), extractor, **options)
+        Matched(build_network({'type': 'BicubicEnhancer'}), extractor, **options)
 
 
 def test_tiny_images(pipeline, small_net):
     with torch.no_grad():
-        result = pipeline.restore(small_net, torch.rand(1, 3, 1, 2), [torch.rand(1, 3, 5, 7)])
+        refs = references([torch.rand(1, 3, 5, 7)])
+        result = pipeline.super_resolve(small_net, torch.rand(1, 3, 1, 2), refs)
     assert result.sr.shape == (1, 3, 4, 8)
-    with pytest.raises(ValueError, match='A reference is 3x9 .* at least 4'):
-        pipeline.prepare([torch.rand(1, 3, 3, 9)])
+    with pytest.raises(ValueError, match='A reference is 3x9 .* at least scale=4'):
+        prepared(pipeline, [torch.rand(1, 3, 3, 9)])
 
 
 def test_only_network_g_gets_gradients(pipeline, small_net):
     lq, ref = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
-    pipeline.restore(small_net, lq, [ref]).sr.sum().backward()
+    pipeline.super_resolve(small_net, lq, references([ref])).sr.sum().backward()
     assert all(p.grad is None for p in pipeline.net_t.parameters())
     assert any(p.grad is not None for p in small_net.parameters())
     small_net.zero_grad()

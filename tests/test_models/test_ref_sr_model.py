@@ -6,6 +6,7 @@ import csv
 import logging
 import random
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,22 +38,22 @@ def test_reconstruction_alone_first_then_all_losses(opt):
 
 def test_only_network_g_learns(opt):
     model = build_model(deepcopy(opt))
-    frozen = {k: v.clone() for k, v in model.net_t.state_dict().items()}
+    frozen = {k: v.clone() for k, v in model.method.net_t.state_dict().items()}
     before, ema = weights(model.net_g), weights(model.net_g_ema)
     train(model, opt, 1, 3)
     assert not torch.equal(weights(model.net_g), before)
     assert not torch.equal(weights(model.net_g_ema), ema)
     assert not torch.equal(weights(model.net_g_ema), weights(model.net_g))
-    for key, value in model.net_t.state_dict().items():
+    for key, value in model.method.net_t.state_dict().items():
         assert torch.equal(value, frozen[key])
 
 
 def test_networks_and_images_are_channels_last_on_a_cpu(opt):
     """Every weight that has a layout; and the images that are fed."""
     model = build_model(with_gan(opt))
-    nets = (model.net_g, model.net_g_ema, model.net_d, model.net_t, model.cri_perceptual)
+    nets = (model.net_g, model.net_g_ema, model.net_d, model.method.net_t, model.cri_perceptual)
     model.feed_data(next(iter(loader_of(opt, 'train'))))
-    images = [model.lq, model.gt, *model.refs]
+    images = [model.lq, model.gt, *[ref.image for ref in model.refs]]
     for x in [p for net in nets for p in net.parameters() if p.ndim == 4] + images:
         assert x.is_contiguous(memory_format=torch.channels_last)
 
@@ -183,7 +184,7 @@ def test_several_references(opt, tmp_path):
         (lambda o: o['train'].update(gan_opt={'type': 'GANLoss'}), 'gan_opt needs `network_d`'),
         (lambda o: o['train'].pop('num_iter_per_pass'), 'needs train:num_iter_per_pass'),
         (lambda o: o.update(match_key='reff'), 'match_key is .reff.'),
-        (lambda o: o['path'].update(pretrain_network_e='x.pt'), 'which has no weights'),
+        (lambda o: o['path'].update(pretrain_network_e='x.pt'), 'BicubicEnhancer. has no weights'),
         (lambda o: o['datasets']['val'].update(degradation='pil'), 'degraded in different ways'),
     ],
 )
@@ -193,12 +194,9 @@ def test_wrong_options_end_in_one_line(opt, change, message):
         build_model(opt)
 
 
-def test_diffusion_in_every_iteration_must_be_asked_for(opt):
-    opt['network_e'] = {
-        'type': 'DDNMEnhancer',
-        'denoiser': TINY_ADM,
-        'diffusion': {'num_steps': 2},
-    }
+def test_diffusion_in_every_iteration_must_be_asked_for(opt, tmp_path):
+    opt['network_e'] = deepcopy(NETWORK)
+    opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
     with pytest.raises(ValueError, match='dataroot_de is not set.*allow_online: true'):
         build_model(deepcopy(opt))
     opt['network_e']['degradation'] = 'pil'
@@ -211,18 +209,20 @@ def test_diffusion_in_every_iteration_must_be_asked_for(opt):
     assert 'l_g_pix' in train(model, opt, 1, 1)[0]
 
 
-def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline, caplog):
-    """And without weights of its own there is a warning."""
+def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline):
+    """One without is of no use, unless caches hold all that it would be asked for."""
     complete = {'type': 'DiffusersUNet', 'folder': str(diffusers_pipeline)}
     opt['train']['allow_online'] = True
-    logger = logging.getLogger('basicsr')
-    logger.addHandler(caplog.handler)
-    for denoiser, number in ((complete, 0), (TINY_ADM, 1)):
-        block = {'type': 'DDNMEnhancer', 'denoiser': denoiser, 'diffusion': {'num_steps': 2}}
-        build_model(deepcopy(opt | {'network_e': block}))
-        assert caplog.text.count('pretrain_network_e is not set') == number
-    logger.removeHandler(caplog.handler)
     opt['network_e'] = {'type': 'DDNMEnhancer', 'denoiser': complete}
+    build_model(deepcopy(opt))
+    untrained = opt | {'network_e': {'type': 'DDNMEnhancer', 'denoiser': TINY_ADM}}
+    with pytest.raises(ValueError, match='pretrain_network_e is missing: DDNMEnhancer is of no'):
+        build_model(deepcopy(untrained))
+    for block in untrained['datasets'].values():
+        block['dataroot_de'] = block['dataroot_gt']
+    build_model(deepcopy(untrained) | {'check_cache': False})
+    for block in untrained['datasets'].values():
+        del block['dataroot_de']
     opt['path']['pretrain_network_e'] = 'w.pth'
     with pytest.raises(ValueError, match='pretrain_network_e is w.pth, but .*has its weights'):
         build_model(deepcopy(opt))
@@ -238,7 +238,7 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
     def refuse(lq):
         raise AssertionError('the enhancer ran')
 
-    monkeypatch.setattr(model.net_e, 'forward', refuse)
+    monkeypatch.setattr(model.method.net_e, 'forward', refuse)
     train(model, opt, 1, 1)
     torch.testing.assert_close(model.de, model.gt)
     model.opt['val']['tile'] = 64
@@ -264,10 +264,12 @@ def test_caches_of_its_own_enhancer(cached, is_train, monkeypatch):
     model = build_model(deepcopy(cached) | {'is_train': is_train, 'match_key': 'ref_enhanced'})
     batch = next(iter(loader_of(cached, 'val')))
     model.feed_data(batch)
-    cached_sr = model.pipeline.restore(model.net_g, model.lq, model.refs, model.de, model.ref_des)
-    online_sr = model.pipeline.restore(model.net_g, model.lq, model.refs)
+    restore = model.method.super_resolve
+    cached_sr = restore(model.net_g, model.lq, model.refs, de=model.de)
+    plain = [replace(ref, enhanced=None) for ref in model.refs]
+    online_sr = restore(model.net_g, model.lq, plain)
     assert (cached_sr.de - online_sr.de).abs().max() <= 0.5 / 255 + 1e-6
-    monkeypatch.setattr(model.net_e, 'forward', None)
+    monkeypatch.setattr(model.method.net_e, 'forward', None)
     if is_train:
         assert 'l_g_pix' in train(model, cached, 1, 1)[0]
 
@@ -302,7 +304,7 @@ def test_weights_of_the_extractor_can_be_given(opt, tmp_path):
     other = {key: value + 1 for key, value in donor.state_dict().items()}
     torch.save({'params': other}, tmp_path / 't.pth')
     opt['path']['pretrain_network_t'] = str(tmp_path / 't.pth')
-    loaded = build_model(deepcopy(opt)).net_t.state_dict()
+    loaded = build_model(deepcopy(opt)).method.net_t.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in other.items())
 
 

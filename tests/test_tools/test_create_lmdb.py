@@ -17,6 +17,7 @@ import torch
 from basicsr.data.data_util import paths_from_lmdb
 from basicsr.utils import FileClient
 
+from defsr.data import lmdb_writer
 from defsr.data.image_source import ImageSource
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.tools import create_lmdb as tool
@@ -85,7 +86,7 @@ def test_a_pair_list_selects(folder, tmp_path):
 
 
 def test_the_map_grows(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, 'START_MAP_SIZE', 16 * 1024)
+    monkeypatch.setattr(lmdb_writer, 'START_MAP_SIZE', 16 * 1024)
     [root] = create_lmdb({'gt': folder}, tmp_path / 'out')
     assert len(contents(root)) == 4
     assert (root / 'data.mdb').stat().st_size > 16 * 1024

@@ -1,0 +1,90 @@
+"""What methods hand to networks, and what comes back.
+
+An arch says by its attribute ``reads`` what its ``forward`` takes:
+
+- ``lq`` (the default, so BasicSR's own archs): ``net_g(lq)``;
+- ``references``: ``net_g(lq, refs)``, ``refs`` a list of (N, 3, H', W') images, one per reference;
+- ``matches``: ``net_g(lq, aligned)``, an ``Alignment``.
+
+It returns the image (N, 3, scale*h, scale*w), or a ``Restoration`` if losses or pictures need more
+of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+READS = ('lq', 'references', 'matches')
+
+
+@dataclass
+class Reference:
+    """One reference of each image of a batch.
+
+    Attributes:
+        image: (N, 3, H', W') RGB in [0, 1], as it is.
+        enhanced: (N, 3, H', W') degraded and detail-enhanced, if it comes from a cache.
+    """
+
+    image: Tensor
+    enhanced: Tensor | None = None
+
+
+@dataclass
+class Alignment:
+    """The enhanced input, the references, and where each finds itself in the other.
+
+    Attributes:
+        feat_de: level -> (N, C, f*h, f*w) features of the enhanced input, f by ``LEVEL_FACTORS``.
+        feat_ref: level -> (N, C, f*h', f*w') features of the untouched references.
+        index: (N, h, w) int64 into h' * w', the match of each position.
+        confidence: (N, h, w) in [-1, 1].
+        key_size: (h', w') of the matched map.
+        de: (N, 3, 4h, 4w) in [0, 1], the enhanced input itself.
+        positions: level -> (N, 2, f*h, f*w) int64, rows then columns of the match of each
+            position. None: those of ``index``, see ``match_positions``.
+    """
+
+    feat_de: Mapping[str, Tensor]
+    feat_ref: Mapping[str, Tensor]
+    index: Tensor
+    confidence: Tensor
+    key_size: tuple[int, int]
+    de: Tensor | None = None
+    positions: Mapping[str, Tensor] | None = None
+
+
+@dataclass
+class Restoration:
+    """What one super-resolution gives; beside ``sr`` what a method has.
+
+    Attributes:
+        sr: (N, 3, scale*h, scale*w) in about [0, 1].
+        textures: level -> (N, C, f*h, f*w) transferred textures, for losses on them.
+        attention: (N, 1, h, w) soft attention with its gradient, for losses on it.
+        de: (N, 3, scale*h, scale*w), the detail-enhanced input.
+        index, confidence, winner: (N, h, w), the matches, and which reference (from 0) each is in.
+        key_size: (h', w') of the map that ``index`` points into.
+    """
+
+    sr: Tensor
+    textures: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: Tensor | None = None
+    de: Tensor | None = None
+    index: Tensor | None = None
+    confidence: Tensor | None = None
+    winner: Tensor | None = None
+    key_size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, answer: Tensor | Restoration) -> Restoration:
+        """A network's answer, which may be the image alone."""
+        return answer if isinstance(answer, cls) else cls(answer)
+
+
+def reads_of(net_or_class: nn.Module | type[nn.Module]) -> str:
+    """What an arch's ``forward`` takes, one of ``READS``."""
+    return getattr(net_or_class, 'reads', 'lq')

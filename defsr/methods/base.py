@@ -1,0 +1,172 @@
+"""A method: the way from an LR image and its references to the SR image, around one network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from defsr.archs.interface import Reference, Restoration
+from defsr.diffusion.degradation import Degradation
+from defsr.ops.tiles import make_tiles
+
+STAGES = ('enhance', 'references', 'match', 'restore')
+
+Progress = Callable[[int, int], None]
+StageProgress = Callable[[str, int, int], None]
+
+
+class Method(ABC):
+    """What stands around ``network_g``: model, upscaling and benchmark all go through it.
+
+    Args:
+        degradation: how LR images are made of HR ones; its scale is the method's.
+
+    Attributes:
+        blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
+        options: the other options of the file's top level that decide its results.
+        frozen: block name -> network, loaded, in eval mode; never trained, never saved.
+    """
+
+    blocks: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, degradation: Degradation) -> None:
+        self.degradation = degradation
+        self.scale = degradation.scale
+        self.frozen: dict[str, nn.Module] = {}
+
+    @classmethod
+    def from_opt(
+        cls,
+        opt: Mapping[str, object],
+        degradation: Degradation,
+        device: torch.device,
+        *,
+        needs_enhancer: bool = True,
+    ) -> Method:
+        """The method of an option file with its frozen networks.
+
+        Args:
+            opt: an option file's content.
+            degradation: of the data, or of the photographs to be restored.
+            device: of the networks.
+            needs_enhancer: False if all of its images come from caches.
+        """
+        return cls(degradation)
+
+    @classmethod  # noqa: B027 (some have nothing to check)
+    def check(cls, opt: Mapping[str, object]) -> None:
+        """Refuse the values of ``options`` that are not legal; ValueError names the option."""
+
+    def check_data(self, opt: Mapping[str, object], is_train: bool) -> None:  # noqa: B027
+        """Refuse data sets that do not fit the frozen networks; ValueError names the option."""
+
+    def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor | None:
+        """lq (N,3,h,w) -> the detail-enhanced input; None for a method without."""
+        return None
+
+    @abstractmethod
+    def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> object:
+        """Whatever of the references serves any number of LR images."""
+
+    @abstractmethod
+    def restore(
+        self, net_g: nn.Module, lq: Tensor, prepared: object, de: Tensor | None = None
+    ) -> Restoration:
+        """Super-resolve at once; gradients reach ``net_g`` only.
+
+        Args:
+            net_g: the trainable network.
+            lq: (N, 3, h, w) RGB in [0, 1].
+            prepared: what ``prepare`` returned.
+            de: the detail-enhanced input, if it is at hand. Default: ``enhance(lq)``.
+        """
+
+    @torch.no_grad()
+    def restore_tiled(
+        self,
+        net_g: nn.Module,
+        lq: Tensor,
+        prepared: object,
+        *,
+        tile: int,
+        overlap: int = 16,
+        de: Tensor | None = None,
+        progress: StageProgress | None = None,
+    ) -> Restoration:
+        """As ``restore`` for large inputs, in memory that the tile bounds.
+
+        Args:
+            prepared: what ``prepare`` returned; it may be used up.
+            tile: inner side of a tile in LR pixels.
+            overlap: context on each side in LR pixels; cut off again.
+            progress: called as (stage, done, total), each stage with done = 0 first.
+        """
+        num, channels, height, width = lq.shape
+        tiles = make_tiles(height, width, side=tile, overlap=overlap)
+        whole = Restoration(
+            lq.new_empty((num, channels, self.scale * height, self.scale * width)), de=de
+        )
+        report = partial(progress or say_nothing, 'restore')
+        report(0, len(tiles))
+        for number, piece in enumerate(tiles, start=1):
+            de_tile = None if de is None else de[piece.outer(self.scale)]
+            part = self.restore(net_g, lq[piece.outer()], prepared, de_tile)
+            whole.sr[piece.inner(self.scale)] = part.sr[piece.core(self.scale)]
+            for name in ('index', 'confidence', 'winner'):
+                found = getattr(part, name)
+                if found is not None:
+                    if getattr(whole, name) is None:
+                        setattr(whole, name, found.new_empty((num, height, width)))
+                    getattr(whole, name)[piece.inner()] = found[piece.core()]
+            whole.key_size = part.key_size
+            report(number, len(tiles))
+        return whole
+
+    def super_resolve(
+        self,
+        net_g: nn.Module,
+        lq: Tensor,
+        refs: Sequence[Reference],
+        *,
+        de: Tensor | None = None,
+        tile: int | None = None,
+        overlap: int = 16,
+        progress: StageProgress | None = None,
+    ) -> Restoration:
+        """All stages one after the other; at once, or in tiles if ``tile`` is given.
+
+        Arguments as of ``restore`` and ``restore_tiled``; ``progress`` sees the stages in the
+        order of ``STAGES``, those that the method has.
+        """
+        report = progress or say_nothing
+        if de is None:
+            report('enhance', 0, 1)
+            de = self.enhance(lq, partial(report, 'enhance') if progress else None)
+            report('enhance', 1, 1)
+        report('references', 0, 1)
+        prepared = self.prepare(net_g, refs)
+        report('references', 1, 1)
+        if tile is None:
+            return self.restore(net_g, lq, prepared, de)
+        return self.restore_tiled(
+            net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
+        )
+
+
+def check_references(refs: Sequence[Reference], who: str) -> None:
+    """ValueError without any reference."""
+    if not refs:
+        raise ValueError(
+            f'{who} reads references, but the data have none. Give at least one, as '
+            'datasets:*:dataroot_ref.'
+        )
+
+
+def say_nothing(stage: str, done: int, total: int) -> None:
+    """A ``StageProgress`` for nobody."""

@@ -1,0 +1,56 @@
+"""Methods whose network does everything itself, from the LR image and the references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from defsr.archs.interface import Reference, Restoration
+from defsr.methods.base import Method, check_references
+from defsr.ops.padding import pad_reflect
+
+
+class FromReferences(Method):
+    """For networks that read ``references``, as TTSR and MASA do.
+
+    Gradients reach all of ``net_g``, an extractor of its own included. Sides of references are
+    cut to multiples of the scale. A network with ``size_multiple`` sees ``lq`` padded by
+    reflection to multiples of it, and references to multiples of it times the scale; the result
+    and the matches are cut back.
+    """
+
+    def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> list[Tensor]:
+        """The images of the references, at sizes that the network takes."""
+        check_references(refs, 'A network that reads references')
+        multiple = _size_multiple(net_g) * self.scale
+        return [
+            pad_reflect(self.degradation.cut(ref.image, 'A reference'), multiple) for ref in refs
+        ]
+
+    def restore(
+        self,
+        net_g: nn.Module,
+        lq: Tensor,
+        prepared: Sequence[Tensor],
+        de: Tensor | None = None,
+    ) -> Restoration:
+        """As ``Method.restore``."""
+        height, width = lq.shape[-2:]
+        padded = pad_reflect(lq, _size_multiple(net_g))
+        found = Restoration.of(net_g(padded, list(prepared)))
+        if padded.shape == lq.shape:
+            return found
+        cuts = {
+            name: getattr(found, name)[..., :height, :width]
+            for name in ('index', 'confidence', 'winner')
+            if getattr(found, name) is not None
+        }
+        sr = found.sr[..., : self.scale * height, : self.scale * width]
+        return replace(found, sr=sr, **cuts)
+
+
+def _size_multiple(net_g: nn.Module) -> int:
+    """Of the network itself, also behind DistributedDataParallel."""
+    return getattr(getattr(net_g, 'module', net_g), 'size_multiple', 1)

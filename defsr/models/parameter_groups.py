@@ -1,0 +1,45 @@
+"""Learning rates by the names of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from defsr.utils.checks import check_above, check_block
+
+
+def parameter_groups(
+    net: nn.Module, rates: Mapping[str, float] | None, where: str
+) -> list[nn.Parameter] | list[dict[str, object]]:
+    """What an optimizer takes: the trained parameters, in groups if some have rates of their own.
+
+    Args:
+        net: the network; parameters without a gradient are left out.
+        rates: start of a parameter's name -> learning rate; of several the longest counts. None:
+            all have the optimizer's.
+        where: the option that ``rates`` come from, for messages.
+
+    Raises:
+        ValueError: for a rate that is not above 0, and for a name that no parameter begins with.
+    """
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    if not rates:
+        return [p for _, p in named]
+    for prefix, rate in check_block(where, rates).items():
+        check_above(f'{where}:{prefix}', rate, 0)
+        if not any(name.startswith(prefix) for name, _ in named):
+            first = sorted({name.split('.')[0] for name, _ in named})
+            raise ValueError(
+                f'{where}:{prefix} fits no parameter of {type(net).__name__}. '
+                f'Their names begin with {first}.'
+            )
+    members: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in ('', *rates)}
+    for name, parameter in named:
+        fitting = [prefix for prefix in members if name.startswith(prefix)]
+        members[max(fitting, key=len)].append(parameter)
+    return [
+        {'params': parameters} | ({'lr': rates[prefix]} if prefix else {})
+        for prefix, parameters in members.items()
+        if parameters
+    ]
