@@ -665,8 +665,8 @@ CACHES = [
     enhancing('datasets:val:dataroot_de', 'de', 'datasets:val:dataroot_de names a cache that is '
               'there already. Write `out: {de: ...}` for one that is to be made.'),
     enhancing('network_e', {'type': 'DDNMEnhancer', 'denoiser': {'type': 'UnshuffleUNet'}},
-              'path:pretrain_network_e is missing. DDNMEnhancer is of no use without the weights '
-              'of its network: name their file.', 'enhancer without weights'),
+              'path:pretrain_network_e is missing: DDNMEnhancer is of no use without the weights '
+              'of its network. Name their file.', 'enhancer without weights'),
     enhancing('datasets:val:dataroot_gt', 'no', 'dataroot_gt is no, which is not an existing',
               'inputs to enhance that are not there'),
     Case('cache that another enhancer began', begun,

@@ -11,13 +11,14 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
+from defsr.archs.blocks import build_inner
 from defsr.archs.denoiser_runtime import DenoiserRuntime, Precision
 from defsr.archs.denoisers import (
     as_trained,
     fingerprint_of_denoiser,
     is_pretrained,
 )
-from defsr.archs.enhancer_base import Enhancer, build_inner
+from defsr.archs.enhancer_base import Enhancer
 from defsr.diffusion.predictions import PREDICTIONS, eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import check_sampling

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.blocks import WITHOUT_EFFECT, completed
 from defsr.diffusion.degradation import Degradation
 from defsr.images.levels import round_to_8_bit
-from defsr.utils.checks import check_at_least, check_choice
+from defsr.utils.checks import check_at_least
 from defsr.utils.fingerprints import plain
 from defsr.utils.weights import load_weights
 
-# Options, of the class and of `diffusion`, that change a result by no more than rounding.
-WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last'))
 NETWORKS = ('denoiser', 'network')  # whose class says itself what there is to know of them
-EXAMPLES = {'network_e:denoiser': 'ADMUNet', 'network_e:network': 'EDSR'}
 FINGERPRINT_FORMAT = 1  # to be raised when the same options give other images
 
 
@@ -54,12 +50,19 @@ class Enhancer(nn.Module):
         """Whether it is of no use before ``load_weights``."""
         return bool(self.trained)
 
-    def load_weights(self, path: str | Path, param_key: str | Sequence[str] | None = None) -> None:
+    def load_weights(
+        self,
+        path: str | Path,
+        param_key: str | Sequence[str] | None = None,
+        *,
+        check_trained: bool = True,
+    ) -> None:
         """Load the weights of the network inside, strictly.
 
         Args:
             path: weight file, or its name in ``experiments/pretrained_models``.
             param_key: key of the state dict in the file, see ``read_weights``.
+            check_trained: refuse weights that were trained with another block of that network.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -74,7 +77,11 @@ class Enhancer(nn.Module):
                 'Remove the option.'
             )
         net, network = getattr(self, self.trained), f'network_e:{self.trained}'
-        load_weights(net, path, option=option, network=network, param_key=param_key)
+        block = getattr(self, f'_{self.trained}_block')
+        wanted = {'network_g': completed(block)} if check_trained else None
+        load_weights(
+            net, path, option=option, network=network, param_key=param_key, trained_with=wanted
+        )
 
     def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
         """As ``forward``, perhaps beyond [0, 1]; ``progress(done, total)`` after each step."""
@@ -111,13 +118,3 @@ class Enhancer(nn.Module):
             'rounded': round_to_8_bit(de),
         }
         return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
-
-
-def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:
-    """The network inside an enhancer, from its block: ``type`` and arguments. ValueError if not."""
-    if not isinstance(block, Mapping) or 'type' not in block:
-        raise ValueError(f'{option} has no `type`; name an arch, such as {EXAMPLES[option]}.')
-    opt = dict(deepcopy(block))
-    name = opt.pop('type')
-    check_choice(f'{option}:type', name, [known for known, _ in ARCH_REGISTRY])
-    return ARCH_REGISTRY.get(name)(**opt)

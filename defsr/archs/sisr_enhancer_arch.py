@@ -10,7 +10,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from defsr.archs.enhancer_base import Enhancer, build_inner
+from defsr.archs.blocks import build_inner
+from defsr.archs.enhancer_base import Enhancer
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_at_least, check_image
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults

@@ -65,7 +65,12 @@ class Examples:
         self.paths = {
             (row['method'], row['dataset'], row['image']): image_path(folder, row) for row in rows
         }
-        self.data = {name: build_dataset(dict(block)) for name, block in benchmark.datasets.items()}
+        measured = {row['dataset'] for row in rows}  # others may not be at hand
+        self.data = {
+            name: build_dataset(dict(block))
+            for name, block in benchmark.datasets.items()
+            if name in measured
+        }
         self.numbers = {
             (name, Path(entry.lq_path).stem): number
             for name, data in self.data.items()

@@ -39,7 +39,7 @@ from defsr.utils.checks import (
 from defsr.utils.paths import find_pretrained
 
 TOP_KEYS = (
-    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'check_cache',
+    'name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'check_cache', 'check_trained',
     'datasets', 'path', 'train', 'val', 'logger', 'dist_params',
     'find_unused_parameters', 'network_g', 'network_d',
 )  # fmt: skip
@@ -112,7 +112,8 @@ def _check_top(opt: Mapping[str, object], model: type) -> None:
         check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
     if method is not None or 'scale' in opt:
         check_int('scale', required(opt, '', 'scale'), 1)
-    check_choice('check_cache', opt.get('check_cache', True), (True, False))
+    for key in ('check_cache', 'check_trained'):
+        check_choice(key, opt.get(key, True), (True, False))
 
 
 def check_run(opt: Mapping[str, object]) -> None:
@@ -220,7 +221,8 @@ def _check_optimizer(where: str, block: Mapping[str, object]) -> None:
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(OPTIMIZERS))
     lr = check_above(f'{where}:lr', required(block, where, 'lr'), 0)
     check_between(f'{where}:lr', lr, 0, 1e3)
-    check_arguments(where, block, OPTIMIZERS[kind], given=('params',))
+    own = {key: value for key, value in block.items() if key != 'groups'}
+    check_arguments(where, own, OPTIMIZERS[kind], given=('params',))
 
 
 def _check_scheduler(block: Mapping[str, object]) -> None:

@@ -29,11 +29,13 @@ class Method(ABC):
     Attributes:
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
         options: the other options of the file's top level that decide its results.
+        learned: those of them that a network is trained with and has to be used with.
         frozen: block name -> network, loaded, in eval mode; never trained, never saved.
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, degradation: Degradation) -> None:
         self.degradation = degradation

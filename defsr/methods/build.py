@@ -11,14 +11,16 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.blocks import completed
 from defsr.archs.interface import Reference, reads_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
 from defsr.methods.from_references import FromReferences
 from defsr.methods.matched import Matched
-from defsr.methods.networks import arrange, arrange_image, count_parameters
+from defsr.methods.networks import arrange, arrange_image, check_trained, count_parameters
 from defsr.methods.single_image import SingleImage
 from defsr.utils.checks import check_choice
+from defsr.utils.fingerprints import plain, with_defaults
 from defsr.utils.weights import load_weights
 
 METHODS = {'lq': SingleImage, 'references': FromReferences, 'matches': Matched}
@@ -29,6 +31,14 @@ def method_class(opt: Mapping[str, object]) -> type[Method]:
     """The kind of method of an option file, by the arch that ``network_g:type`` names."""
     reads = reads_of(ARCH_REGISTRY.get(opt['network_g']['type']))
     return METHODS[check_choice('network_g: `reads` of its class', reads, METHODS)]
+
+
+def trained_with(opt: Mapping[str, object]) -> dict[str, object]:
+    """The options that decide what ``network_g`` learns to work with; its checkpoints keep them."""
+    method = method_class(opt)
+    defaults = with_defaults(method, {})
+    options = {key: opt.get(key, defaults[key]) for key in method.learned}
+    return plain({'network_g': completed(opt['network_g'])} | options)
 
 
 def build_method(
@@ -45,7 +55,8 @@ def build_method(
 
     Args:
         opt: an option file's content: ``network_g``, the blocks that its method reads, and
-            ``path`` with ``pretrain_network_*``, ``param_key_*`` and ``strict_load_g``.
+            ``path`` with ``pretrain_network_*``, ``param_key_*`` and ``strict_load_g``;
+            ``check_trained: false`` takes weights that were trained with other options.
         device: where they go.
         degradation: of the data, or of the photographs to be restored.
         needs_enhancer: see ``Method.from_opt``.
@@ -66,7 +77,16 @@ def build_method(
     if file is not None:
         key = path.get('param_key_g', param_key)
         strict = path.get('strict_load_g', True)
-        load_weights(net_g, file, option=option, network=network, param_key=key, strict=strict)
+        wanted = trained_with(opt) if check_trained(opt) else None
+        load_weights(
+            net_g,
+            file,
+            option=option,
+            network=network,
+            param_key=key,
+            strict=strict,
+            trained_with=wanted,
+        )
     method = method_class(opt).from_opt(opt, degradation, device, needs_enhancer=needs_enhancer)
     return method, arrange(net_g, device)
 

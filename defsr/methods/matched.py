@@ -62,7 +62,8 @@ class Matched(Method):
     """
 
     blocks = ('network_e', 'network_t')
-    options = ('match_key', 'match_search', 'match_check', 'match_patch_size', 'match_refine')
+    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine')
+    options = (*learned, 'match_search')
 
     def __init__(
         self,

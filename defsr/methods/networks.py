@@ -34,6 +34,11 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
+def check_trained(opt: Mapping[str, object]) -> bool:
+    """Whether weights have to have been trained with the options that they are used with."""
+    return opt.get('check_trained', True)
+
+
 def build_frozen(
     name: str, opt: Mapping[str, object], device: torch.device, *, may_lack_weights: bool = True
 ) -> nn.Module:
@@ -62,7 +67,7 @@ def build_frozen(
                 'its network. Name their file.'
             )
     elif isinstance(net, Enhancer):
-        net.load_weights(file, param_key)
+        net.load_weights(file, param_key, check_trained=check_trained(opt))
     else:
         load_weights(net, file, option=option, network=name, param_key=param_key)
     net.to(device)

@@ -151,7 +151,8 @@ class RefSRModel(ImageValidation, SRModel):
         for name in sorted(names, key=lambda name: name != 'pixel'):
             loss = arrange(build_loss(train_opt[f'{name}_opt']), self.device)
             losses[LOG_NAMES.get(name, name)] = loss
-            setattr(self, f'cri_{name}', loss)  # where BasicSR keeps them
+            attribute = 'cri_pix' if name == 'pixel' else f'cri_{name}'  # where BasicSR keeps them
+            setattr(self, attribute, loss)
         return losses
 
     def setup_optimizers(self) -> None:

@@ -10,9 +10,11 @@ from basicsr.utils import get_root_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from defsr.methods.build import trained_with
+from defsr.methods.networks import check_trained
 from defsr.running.checkpoints import Checkpoints, save_tensors
 from defsr.utils import distributed
-from defsr.utils.weights import load_weights
+from defsr.utils.weights import TRAINED_WITH, load_weights
 
 
 class SafeNetworks(BaseModel):
@@ -47,6 +49,9 @@ class SafeNetworks(BaseModel):
         network = f'network_{option[-1]}'
         keys = None if param_key is None else (param_key, 'params')
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
+        # the moving average lies in the file of the network, which comes first
+        is_first = network == 'network_g' and param_key != 'params_ema'
+        wanted = trained_with(self.opt) if is_first and check_trained(self.opt) else None
         load_weights(
             net,
             load_path,
@@ -54,6 +59,7 @@ class SafeNetworks(BaseModel):
             network=network,
             param_key=keys,
             strict=strict,
+            trained_with=wanted,
         )
 
     def save_network(
@@ -63,7 +69,7 @@ class SafeNetworks(BaseModel):
         current_iter: int | str,
         param_key: str | list[str] = 'params',
     ) -> None:
-        """BasicSR's file, written atomically. OSError if that fails."""
+        """BasicSR's file, atomically, with what it was trained with. OSError if that fails."""
         if not distributed.is_main():
             return
         nets = net if isinstance(net, list) else [net]
@@ -72,6 +78,8 @@ class SafeNetworks(BaseModel):
             key: {k: v.cpu() for k, v in self.get_bare_model(net_).state_dict().items()}
             for net_, key in zip(nets, keys, strict=True)
         }
+        if net_label == 'net_g':
+            content[TRAINED_WITH] = trained_with(self.opt)
         suffix = 'latest' if current_iter == -1 else current_iter
         path = self.checkpoints.models / f'{net_label}_{suffix}.pth'
         save_tensors(content, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,15 @@ class SafeTraining(SafeNetworks, ShardedValidation):
     def setup_optimizers(self) -> None:
         """As the model's; no step is taken on a loss or a gradient that is not finite."""
         super().setup_optimizers()
+        names = {
+            id(parameter): f'{label}.{name}'
+            for label, net in vars(self).items()
+            if label.startswith('net_') and isinstance(net, nn.Module)
+            for name, parameter in self.get_bare_model(net).named_parameters()
+        }
         for optimizer in self.optimizers:
+            for group in optimizer.param_groups:  # the state keeps them, to be compared
+                group['param_names'] = [names.get(id(p), '?') for p in group['params']]
             optimizer.register_step_pre_hook(self._check_step)
         for name, criterion in vars(self).items():
             if name.startswith('cri_') and isinstance(criterion, nn.Module):
@@ -224,7 +233,13 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         self.written.append(path)
 
     def resume_training(self, resume_state: dict) -> None:
-        """As BasicSR's; best values too, and the validation that the end of the run cut off."""
+        """As BasicSR's; best values too, and the validation that the end of the run cut off.
+
+        Raises:
+            ValueError: if the optimizers have other parameters, or have them in another order.
+        """
+        for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=False):
+            _check_parameters(optimizer, saved)
         super().resume_training(resume_state)
         self.current_iter = resume_state['iter']
         self._delete_old(self.current_iter)
@@ -265,6 +280,26 @@ def _check_keep_best(opt: Mapping) -> None:
     metrics = (opt.get('val') or {}).get('metrics') or {}
     if wanted:
         check_choice('logger:keep_best', wanted.rpartition('/')[2], metrics)
+
+
+def _check_parameters(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:
+    """A state is taken by position: of other parameters it would be wrong in silence."""
+    there = [group.get('param_names') for group in saved['param_groups']]
+    if None in there:
+        get_root_logger().warning(
+            'The training state does not name its parameters: their order is taken as it stands.'
+        )
+        return
+    here = [group['param_names'] for group in optimizer.param_groups]
+    if here != there:
+        mine, theirs = ([name for group in names for name in group] for names in (here, there))
+        pairs = itertools.zip_longest(mine, theirs, fillvalue='nothing')
+        first = next((f'{a} here, {b} there' for a, b in pairs if a != b), 'in other groups')
+        raise ValueError(
+            f'The training state is of other parameters than the networks have: {first}. Resume '
+            'with the option file that it was written with (network_g, train:optim_g:groups), or '
+            'start anew from its weights (path:pretrain_network_g).'
+        )
 
 
 def _is_numbered(current_iter: int | str) -> bool:

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from defsr.utils.fingerprints import differences
 from defsr.utils.paths import find_pretrained
 
 CONTAINERS = ('params_ema', 'ema', 'params')
+TRAINED_WITH = 'trained_with'
 _FOREIGN = re.compile(r'GLOBAL (\S+)')
 
 
@@ -96,6 +99,7 @@ def load_weights(
     network: str,
     param_key: str | Sequence[str] | None = None,
     strict: bool = True,
+    trained_with: Mapping[str, object] | None = None,
 ) -> None:
     """Load a weight file into a network.
 
@@ -105,11 +109,18 @@ def load_weights(
         file, option, param_key: see ``read_weights``.
         network: the network's block in the option file, as ``network_g``.
         strict: False: load what has a name and a shape of the network's, leave the rest.
+        trained_with: options that the file has to have been trained with, as JSON holds them; see
+            ``check_trained_with``. None: any.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_weights`` and ``check_same_layout``.
+        FileNotFoundError, ValueError: as ``read_weights``, ``check_same_layout`` and
+            ``check_trained_with``.
     """
-    state = read_weights(file, option=option, param_key=param_key)
+    path = find_pretrained(file, option)
+    content = read_checkpoint(path, option=option)
+    state = state_dict_of(content, path, option, param_key)
+    if trained_with is not None:
+        check_trained_with(content, trained_with, path, option)
     wanted = net.state_dict()
     if hasattr(net, 'from_official') and state.keys() != wanted.keys():
         state = net.from_official(state)
@@ -122,6 +133,36 @@ def load_weights(
             if key in wanted and value.shape == wanted[key].shape
         }
     net.load_state_dict(state, strict=strict)
+
+
+def check_trained_with(
+    content: Mapping[str, object], wanted: Mapping[str, object], file: str | Path, option: str
+) -> None:
+    """Refuse weights that were trained with other options than they are to be used with.
+
+    Of a checkpoint that does not say, one line in the log.
+
+    Args:
+        content: what ``read_checkpoint`` returned; its ``trained_with`` holds options.
+        wanted: options; those of which the checkpoint says nothing are passed over.
+        file, option: see ``read_weights``.
+
+    Raises:
+        ValueError: with every option that differs.
+    """
+    known = content.get(TRAINED_WITH)
+    if not isinstance(known, Mapping):
+        get_root_logger().warning(
+            f'{file} does not say what it was trained with: the options are taken as they stand.'
+        )
+        return
+    here = {key: value for key, value in wanted.items() if key in known}
+    found = differences(here, {key: known[key] for key in here}, 'when it was trained')
+    if found:
+        raise ValueError(
+            f'{option} is {file}, which was trained with other options: {found}. '
+            'Change them, or set check_trained: false.'
+        )
 
 
 def check_same_layout(

@@ -10,7 +10,7 @@ from defsr.utils.paths import REPOSITORY
 
 def test_defaults(block):
     options = TripletOptions.from_opt(block('train', io_backend=None))
-    assert (options.backend, options.degradation) == ('disk', 'matlab')
+    assert (options.backend, options.degradation.name) == ('disk', 'matlab')
     assert (options.use_hflip, options.use_rot, options.ref_augment) == (True, True, 'together')
     assert (options.gt_size, options.ref_size, options.pair_list) == (32, 32, None)
     assert set(options.roots) == {'gt', 'ref'} and not options.ref_is_lq

@@ -287,8 +287,8 @@ def test_a_denoiser_that_brings_its_weights_needs_none(opt, diffusers_pipeline):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda o: o['path'].clear(), 'path:pretrain_network_e is missing. DDNMEnhancer is of no'),
-        (lambda o: o.update(network_e={'type': 'BicubicEnhancer'}), 'which has no weights'),
+        (lambda o: o['path'].clear(), 'path:pretrain_network_e is missing: DDNMEnhancer is of no'),
+        (lambda o: o.update(network_e={'type': 'BicubicEnhancer'}), 'has no weights'),
         (lambda o: o.update(scale=2), 'network_e:scale is 4, but scale is 2'),
         (lambda o: o['datasets']['train'].update(degradation='pil'),
          'network_e:degradation is matlab, but datasets:pairs:degradation is pil'),

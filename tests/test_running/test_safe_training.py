@@ -297,9 +297,12 @@ def test_a_checkpoint_of_another_network(opt, tmp_path):
     opt['path']['pretrain_network_g'] = path = str(tmp_path / 'models/net_g_7.pth')
     build_safe_model(opt)
     opt['network_g']['aggregator']['num_feat'] = 16
-    message = f'path:pretrain_network_g is {path}.*of another shape .*network_g'
+    message = f'path:pretrain_network_g is {path}.*num_feat 16 here, 8 when it was trained'
     with pytest.raises(ValueError, match=message):
         build_safe_model(opt)
+    message = f'path:pretrain_network_g is {path}.*of another shape .*network_g'
+    with pytest.raises(ValueError, match=message):
+        build_safe_model(opt | {'check_trained': False})
 
 
 @pytest.mark.parametrize(

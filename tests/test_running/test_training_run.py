@@ -22,7 +22,7 @@ def run():
 def opt(tmp_path):
     folders = ('models', 'training_states', 'visualization')
     path = {name: str(tmp_path / name) for name in folders} | {'resume_state': None}
-    networks = {'network_g': {}, 'network_e': {}, 'network_t': {}}
+    networks = {'network_g': {'type': 'DEFNet'}, 'network_e': {}, 'network_t': {}}
     return {'auto_resume': True, 'num_gpu': 0, 'path': path, 'manual_seed': 0, **networks}
 
 

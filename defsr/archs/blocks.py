@@ -1,0 +1,34 @@
+"""Blocks of networks: built, and completed to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from defsr.utils.checks import check_choice
+from defsr.utils.fingerprints import plain, with_defaults
+
+EXAMPLES = {'network_e:denoiser': 'ADMUNet', 'network_e:network': 'EDSR'}
+# Options that change a result by no more than rounding.
+WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last', 'backend'))
+
+
+def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:
+    """The network inside an enhancer, from its block: ``type`` and arguments. ValueError if not."""
+    if not isinstance(block, Mapping) or 'type' not in block:
+        raise ValueError(f'{option} has no `type`; name an arch, such as {EXAMPLES[option]}.')
+    opt = dict(deepcopy(block))
+    name = opt.pop('type')
+    check_choice(f'{option}:type', name, [known for known, _ in ARCH_REGISTRY])
+    return ARCH_REGISTRY.get(name)(**opt)
+
+
+def completed(block: Mapping[str, object]) -> dict[str, object]:
+    """A network's block with the defaults of its class, those inside it too, as JSON holds it."""
+    own = {k: completed(v) if isinstance(v, Mapping) else v for k, v in block.items()}
+    if 'type' in block:
+        own = with_defaults(ARCH_REGISTRY.get(block['type']), own)
+    return plain(own, without=WITHOUT_EFFECT)
