@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from defsr.data.image_source import ImageSource, decode_array, image_key
 from defsr.data.pair_list import read_pair_list
-from defsr.data.triplet_options import ROOTS
+from defsr.data.roots import ROOTS, flag
 from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_between, check_keys
 from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
@@ -167,8 +167,3 @@ def _put(environment: lmdb.Environment, key: bytes, content: bytes) -> None:
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()['map_size'])
-
-
-def flag(root: str) -> str:
-    """The command line's name of a folder, for messages."""
-    return f'--{root.replace("_", "-")}'

@@ -12,10 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from defsr.benchmark.examples import Examples
-from defsr.benchmark.options import read_benchmark
-from defsr.benchmark.report import Report
-from defsr.benchmark.runner import GO_ON, Runner, collect
 from defsr.config.files import load_options, override_options
 from defsr.utils.checks import check_choice
 from defsr.utils.cli import run_cli, tell
@@ -42,6 +38,12 @@ def parse_arguments() -> argparse.Namespace:
 def run() -> None:
     """Read the command line, measure, report; exit status 1 if a method has failed."""
     args = parse_arguments()
+    # PyTorch takes seconds, which --help need not wait.
+    from defsr.benchmark.examples import Examples
+    from defsr.benchmark.options import read_benchmark
+    from defsr.benchmark.report import Report
+    from defsr.benchmark.runner import GO_ON, Runner, collect
+
     benchmark = read_benchmark(override_options(load_options(args.opt), args.force_yml))
     for name in args.methods or ():
         check_choice('--methods', name, list(benchmark.methods))

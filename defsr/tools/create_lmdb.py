@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from defsr.data.lmdb_writer import create_lmdb, flag
-from defsr.data.triplet_options import ROOTS
+from defsr.data.roots import ROOTS, flag
 from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.cli import run_cli, tell
 
@@ -33,6 +32,8 @@ def run() -> None:
     )
     parser.add_argument('--force', action='store_true', help='replace LMDBs that exist')
     args = parser.parse_args()
+    from defsr.data.lmdb_writer import create_lmdb  # PyTorch: seconds, which --help need not wait
+
     folders = {root: getattr(args, root) for root in ROOTS if getattr(args, root)}
     made = create_lmdb(
         folders,

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from defsr.config.files import load_options, override_options
-from defsr.enhance.job import GO_ON, fill_caches
-from defsr.enhance.options import check_enhance_options
-from defsr.utils import distributed
 from defsr.utils.cli import run_cli
 from defsr.utils.stopping import StopRequest
 
@@ -40,6 +35,13 @@ def parse_arguments() -> argparse.Namespace:
 def run() -> None:
     """Read the command line and fill the caches."""
     args = parse_arguments()
+    # PyTorch takes seconds, which --help need not wait.
+    import torch
+
+    from defsr.enhance.job import GO_ON, fill_caches
+    from defsr.enhance.options import check_enhance_options
+    from defsr.utils import distributed
+
     opt = override_options(load_options(args.opt), args.force_yml)
     if args.launcher != 'none':
         check_enhance_options(opt)

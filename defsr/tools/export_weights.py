@@ -5,19 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from defsr.config.files import load_options
-from defsr.methods.build import trained_with
 from defsr.utils.cli import run_cli, tell
 from defsr.utils.files import atomic_path
-from defsr.utils.fingerprints import digest_of_file
-from defsr.utils.paths import find_pretrained
-from defsr.utils.weights import TRAINED_WITH, read_checkpoint, state_dict_of
 
-PRECISIONS = {'half': torch.float16, 'full': torch.float32}
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def export_weights(
@@ -43,10 +37,17 @@ def export_weights(
         ValueError: for a file that is none, and for weights that are not finite, or not in half
             precision: beyond 65504.
     """
+    import torch  # seconds, which --help need not wait
+
+    from defsr.config.files import load_options
+    from defsr.methods.build import trained_with
+    from defsr.utils.paths import find_pretrained
+    from defsr.utils.weights import TRAINED_WITH, read_checkpoint, state_dict_of
+
     path = find_pretrained(checkpoint, 'checkpoint')
     content = read_checkpoint(path, option='checkpoint')
     state = state_dict_of(content, path, 'checkpoint')
-    dtype = PRECISIONS[precision]
+    dtype = {'half': torch.float16, 'full': torch.float32}[precision]
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     _check_finite(state, checkpoint, precision)
     kept = {key: content[key] for key in (TRAINED_WITH,) if key in content}
@@ -74,13 +75,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='net_g_*.pth of a training')
     parser.add_argument('--out', required=True, help='file to write')
     parser.add_argument('--options', help='what it was trained with, if it does not say')
-    parser.add_argument('--precision', choices=list(PRECISIONS), default='half')
+    parser.add_argument('--precision', choices=('half', 'full'), default='half')
     return parser.parse_args()
 
 
 def main() -> None:
     """Entry point of ``python -m defsr.tools.export_weights``."""
     args = parse()
+    from defsr.utils.fingerprints import digest_of_file
+
     state = export_weights(args.checkpoint, args.out, args.precision, args.options)
     number = sum(value.numel() for value in state.values())
     size = Path(args.out).stat().st_size / 1e6

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from defsr.images.figures import save_figure
 from defsr.utils.cli import run_cli, tell
+from defsr.utils.files import atomic_path
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
@@ -105,7 +105,8 @@ def draw(
     columns = max(1, min(len(shown), int(figure.get_figwidth() / entry)))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(shown) / columns))
     figure.legend(shown.values(), shown, loc='outside lower center', ncols=columns, fontsize=9)
-    save_figure(figure, path)
+    with atomic_path(path) as temporary:  # not by images/figures.py: it would import PyTorch
+        figure.savefig(temporary, format='png')
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,31 +13,16 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from basicsr.utils import get_root_logger
-from torch import Tensor
-from torch.nn import functional as F
-
-from defsr.images.figures import busiest_window, save_comparison
-from defsr.images.photo import (
-    MAX_MEGAPIXELS,
-    Photo,
-    check_writable,
-    losses,
-    read_photo,
-    write_photo,
-)
-from defsr.ops.resize import upsample_bicubic
-from defsr.upscaling import (
-    MAX_REF_MEGAPIXELS,
-    MIN_REF_SIDE,
-    MIN_TILE,
-    NETWORK,
-    Upscaler,
-    enlarge_alpha,
-)
 from defsr.utils.checks import check_at_least
 from defsr.utils.cli import StageBars, run_cli, tell
+
+# PyTorch takes seconds, which --help need not wait: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from defsr.images.photo import Photo
 
 CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
 
@@ -67,15 +52,15 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     add('--overlap', type=int, default=16, help='what the pieces share (default: 16)')
     add(
-        '--max-megapixels', type=float, default=MAX_MEGAPIXELS,
+        '--max-megapixels', type=float, default=64.0,
         help='largest image to read or to write (default: 64)',
     )  # fmt: skip
     add(
-        '--max-ref-megapixels', type=float, default=MAX_REF_MEGAPIXELS,
+        '--max-ref-megapixels', type=float, default=4.0,
         help='references beyond this, all together, are reduced (default: 4, about 3 GB)',
     )  # fmt: skip
     add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
-    add('--options', type=Path, default=NETWORK, metavar='FILE', help='another such description')
+    add('--options', type=Path, metavar='FILE', help='another such description')
     return parser.parse_args()
 
 
@@ -86,6 +71,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         ValueError: for an output that cannot be, must not be or need not be written.
         OSError: if its folder cannot be written to.
     """
+    from defsr.images.photo import check_writable
+    from defsr.upscaling import MIN_TILE
+
     check_at_least('--tile', args.tile, MIN_TILE)
     check_at_least('--overlap', args.overlap, 0)
     for option in ('max_megapixels', 'max_ref_megapixels'):
@@ -114,6 +102,9 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def read_images(args: argparse.Namespace, scale: int) -> tuple[Photo, list[Photo]]:
     """The photo and its references. ValueError for what is too large or too small."""
+    from defsr.images.photo import check_writable, read_photo
+    from defsr.upscaling import MIN_REF_SIDE
+
     photo = read_photo(args.input, args.max_megapixels)
     height, width = (scale * side for side in photo.rgb.shape[-2:])
     if height * width > args.max_megapixels * 1e6:
@@ -134,6 +125,11 @@ def read_images(args: argparse.Namespace, scale: int) -> tuple[Photo, list[Photo
 
 def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int) -> None:
     """Photo, bicubic, reference and result side by side, with the crop that changed most."""
+    from torch.nn import functional as F
+
+    from defsr.images.figures import busiest_window, save_comparison
+    from defsr.ops.resize import upsample_bicubic
+
     bicubic = upsample_bicubic(lq, scale).clamp(0, 1)
     panels = {
         'photo': F.interpolate(lq, scale_factor=scale),
@@ -152,9 +148,12 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: as of ``parse_arguments``.
     """
+    from defsr.images.photo import losses, write_photo
+    from defsr.upscaling import NETWORK, Upscaler, enlarge_alpha
+
     check_arguments(args)
     start = time.perf_counter()
-    upscaler = Upscaler(args.weights, args.device, options=args.options)
+    upscaler = Upscaler(args.weights, args.device, options=args.options or NETWORK)
     photo, refs = read_images(args, upscaler.scale)
     for loss in losses(args.output, photo):
         tell(loss)
@@ -179,6 +178,8 @@ def run(args: argparse.Namespace) -> None:
 def upscale() -> None:
     """Parse the command line and run, with BasicSR's logger at warnings."""
     args = parse_arguments()
+    from basicsr.utils import get_root_logger
+
     logger = get_root_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)

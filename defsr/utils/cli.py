@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable
 
-import torch
 from tqdm import tqdm
 
 MISTAKES = (ValueError, OSError, pickle.UnpicklingError, FloatingPointError)
@@ -94,7 +93,7 @@ def _message(error: BaseException) -> str:
 def _of_memory(error: BaseException) -> str | None:
     """What to do about too little memory; None if the error is about something else."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if type(error).__name__ == 'OutOfMemoryError':  # PyTorch's, which is slow to import
         return f'the GPU has too little memory. {LESS_MEMORY}'
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in text:
         return f'this machine has too little memory. {LESS_MEMORY}'

@@ -29,7 +29,8 @@ from tqdm import tqdm
 from defsr.archs.interface import Reference
 from defsr.data.correspondence import true_positions
 from defsr.data.image_source import ImageSource
-from defsr.data.pair_synthesis import PairSettings, make_pair
+from defsr.data.pair_settings import PairSettings
+from defsr.data.pair_synthesis import make_pair
 from defsr.images.figures import save_figure
 from defsr.methods.matched import Matched
 from defsr.ops.match_check import checked_confidence, round_trip_distance

@@ -25,7 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from defsr.data.image_source import ImageSource
-from defsr.data.pair_synthesis import PairSettings, Photometry, apply_photometry, make_pair
+from defsr.data.pair_settings import PairSettings
+from defsr.data.pair_synthesis import Photometry, apply_photometry, make_pair
 from defsr.images.figures import save_figure
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli

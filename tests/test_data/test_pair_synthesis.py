@@ -7,8 +7,8 @@ import pytest
 
 from defsr.data.correspondence import true_positions
 from defsr.data.pair_geometry import project, window_corners
+from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import (
-    PairSettings,
     Photometry,
     apply_photometry,
     draw_photometry,

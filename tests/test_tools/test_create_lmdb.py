@@ -86,7 +86,7 @@ def test_a_pair_list_selects(folder, tmp_path):
 
 
 def test_the_map_grows(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_writer, 'START_MAP_SIZE', 16 * 1024)
+    monkeypatch.setattr('defsr.data.lmdb_writer.START_MAP_SIZE', 16 * 1024)
     [root] = create_lmdb({'gt': folder}, tmp_path / 'out')
     assert len(contents(root)) == 4
     assert (root / 'data.mdb').stat().st_size > 16 * 1024

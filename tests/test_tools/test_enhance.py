@@ -78,7 +78,7 @@ def test_a_process_that_is_lost(file, monkeypatch, capsys, number, code):
         stop.signal = number
         raise distributed.LostProcessError('gone')
 
-    monkeypatch.setattr(enhance, 'fill_caches', lose)
+    monkeypatch.setattr('defsr.enhance.job.fill_caches', lose)
     assert call(monkeypatch, '-opt', file) == code
     told = capsys.readouterr().err
     assert ('Run the same command again to go on' in told) == (number is None)

@@ -11,10 +11,12 @@ import lmdb
 import numpy as np
 import pytest
 
+from defsr.data import pair_folder
 from defsr.data.correspondence import read_correspondences, true_positions
-from defsr.data.pair_synthesis import PairSettings, Photometry
+from defsr.data.pair_folder import PairsReport, make_pairs
+from defsr.data.pair_settings import PairSettings
+from defsr.data.pair_synthesis import Photometry
 from defsr.tools import make_pairs as tool
-from defsr.tools.make_pairs import PairsReport, make_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = PairSettings(size=64, ref_size=72, unrelated=0.25)
@@ -102,7 +104,7 @@ def test_small_photographs_are_skipped_in_one_line(photos, tmp_path, monkeypatch
     cv2.imwrite(str(folder / 'fits.png'), np.full((64, 64, 3), 99, np.uint8))
     (folder / 'notes.txt').write_text('not a photograph')
     lines = []
-    logger = tool.get_root_logger()
+    logger = pair_folder.get_root_logger()
     monkeypatch.setattr(logger, 'warning', lines.append)
     report = make_pairs(folder, tmp_path / 'out', SETTINGS)
     assert report == PairsReport(num_pairs=4, num_photos=4, num_skipped=4)
@@ -182,7 +184,7 @@ def test_unusable_folders(photos, tmp_path):
 
 
 def test_failure_on_the_way_leaves_nothing(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool.cv2, 'imwrite', lambda *_: False)
+    monkeypatch.setattr(pair_folder.cv2, 'imwrite', lambda *_: False)
     with pytest.raises(OSError, match='chelsea_0.png cannot be written'):
         make_pairs(photos, tmp_path / 'out', SETTINGS)
     assert os.listdir(tmp_path) == []

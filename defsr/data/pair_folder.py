@@ -1,0 +1,191 @@
+"""A folder of training pairs from a folder of photographs: what ``defsr-make-pairs`` runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from basicsr.utils import get_root_logger
+from PIL import Image
+from tqdm import tqdm
+
+from defsr.data.correspondence import Correspondence, write_correspondences
+from defsr.data.image_source import ImageSource, image_key
+from defsr.data.lmdb_writer import create_lmdb
+from defsr.data.pair_settings import PairSettings
+from defsr.data.pair_synthesis import make_pair
+from defsr.images.levels import levels_of
+from defsr.utils.checks import check_at_least
+from defsr.utils.files import building_folder, clear_remains, publish_folder
+
+TRUTH_FILE = 'correspondence.csv'
+OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """What a run made: number of pairs, of photographs used and of those that are too small."""
+
+    num_pairs: int
+    num_photos: int
+    num_skipped: int
+
+
+def make_pairs(
+    photos: str | Path,
+    out: str | Path,
+    settings: PairSettings | None = None,
+    *,
+    per_image: int = 1,
+    workers: int = 1,
+    lmdb: bool = False,
+    force: bool = False,
+) -> PairsReport:
+    """Write ``out/gt``, ``out/ref`` and ``out/correspondence.csv``, all of them or none.
+
+    Everything is built in a hidden folder beside ``out`` and renamed when complete: a run that
+    was killed leaves nothing under the final name, and the next one clears its remains away. One
+    run at a time per ``out``. A pair depends on the seed, the photograph's file name and its
+    number (and, if unrelated, on the names of the others), not on order or ``workers``.
+
+    Args:
+        photos: folder of photographs; those with a side below ``settings.min_side`` are left out.
+        out: folder to make.
+        settings: what a pair may be. Default: ``PairSettings()``.
+        per_image: pairs per photograph, >= 1.
+        workers: processes, >= 1.
+        lmdb: also make ``out/gt.lmdb`` and ``out/ref.lmdb``.
+        force: replace an earlier result in ``out``.
+
+    Raises:
+        FileExistsError: if ``out`` is not empty and ``force`` is off.
+        ValueError: for settings out of range, if no photograph can be used or one cannot be read,
+            and if ``out`` holds anything that this tool does not write.
+    """
+    settings = settings or PairSettings()
+    check_at_least('per_image', per_image, 1)
+    check_at_least('workers', workers, 1)
+    source = ImageSource('--photos', photos)
+    final = Path(os.path.abspath(Path(out).expanduser()))
+    clear_remains(final)  # first: it may bring back a result that must not be overwritten
+    _check_out(final, force)
+    usable, skipped = _sort_out(source, settings)
+    if lmdb:
+        _check_keys_for_lmdb(usable)
+    building = building_folder(final)
+    try:
+        for role in ('gt', 'ref'):
+            (building / role).mkdir(parents=True)
+        work = partial(_make_pairs_of, source.root, usable, settings, per_image, building)
+        done = tqdm(_map(work, usable, workers), total=len(usable), unit='photo')
+        truths = [truth for of_photo in done for truth in of_photo]
+        write_correspondences(building / TRUTH_FILE, truths)
+        if lmdb:
+            create_lmdb({'gt': building / 'gt', 'ref': building / 'ref'}, building)
+        publish_folder(final)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return PairsReport(len(truths), len(usable), len(skipped))
+
+
+def _make_pairs_of(
+    root: str,
+    usable: Sequence[str],
+    settings: PairSettings,
+    per_image: int,
+    folder: Path,
+    name: str,
+) -> list[Correspondence]:
+    """Write every pair of one photograph, in whatever process."""
+    source = ImageSource('--photos', root)
+    others = [other for other in usable if other != name]
+    truths = []
+    for k in range(per_image):
+        pair = make_pair(name, k, settings, others, partial(_read_photo, source))
+        truth = Correspondence.of_pair(f'{image_key(name)}_{k}.png', name, pair)
+        for role, image in (('gt', pair.gt), ('ref', pair.ref)):
+            path = folder / role / truth.name
+            if not cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1])):
+                raise OSError(f'{path} cannot be written. Is the disk full?')
+        truths.append(truth)
+    return truths
+
+
+def _read_photo(source: ImageSource, name: str) -> np.ndarray:
+    """(H, W, 3) RGB uint8."""
+    return levels_of(source.read(name)).byte().permute(1, 2, 0).numpy()
+
+
+def _map(
+    work: partial[list[Correspondence]], names: Sequence[str], workers: int
+) -> Iterator[list[Correspondence]]:
+    """Results in the order of ``names``."""
+    if workers == 1:
+        yield from map(work, names)
+        return
+    context = multiprocessing.get_context('spawn')  # a fork of running OpenCV threads may hang
+    with context.Pool(min(workers, len(names)), cv2.setNumThreads, (1,)) as pool:
+        yield from pool.imap(work, names, chunksize=4)
+
+
+def _sort_out(source: ImageSource, settings: PairSettings) -> tuple[list[str], list[str]]:
+    """Names of the photographs: (large enough, too small), each sorted."""
+    usable, skipped = [], []
+    for name in source.names():
+        try:
+            with Image.open(source.path(name)) as photo:  # reads the header only
+                smallest = min(photo.size)
+        except OSError as error:
+            raise ValueError(
+                f'{source.path(name)} cannot be read as an image ({error}). Remove it.'
+            ) from None
+        (usable if smallest >= settings.min_side else skipped).append(name)
+    need = f'{settings.min_side} pixels on each side'
+    if not usable:
+        raise ValueError(
+            f'--photos {source.root} has no photograph of {need}: all {len(skipped)} are smaller. '
+            'Lower --size and --ref-size.'
+        )
+    if len(usable) == 1 and settings.unrelated > 0:
+        raise ValueError(
+            f'--unrelated is {settings.unrelated}, but --photos {source.root} has only one '
+            f'photograph of {need}. Add photographs, or give --unrelated 0.'
+        )
+    if skipped:
+        few = ', '.join(skipped[:3]) + (' ...' if len(skipped) > 3 else '')
+        get_root_logger().warning(f'Skipped {len(skipped)} photos below {need}: {few}')
+    return usable, skipped
+
+
+def _check_keys_for_lmdb(names: Sequence[str]) -> None:
+    for name in names:
+        key = image_key(name)
+        if '.' in key or not key.isascii():
+            raise ValueError(
+                f'--lmdb: keys are ASCII and end at the first dot, which {name!r} does not fit. '
+                'Rename the photograph.'
+            )
+
+
+def _check_out(final: Path, force: bool) -> None:
+    """Refuse to overwrite, and never remove what this tool did not write."""
+    if not final.exists():
+        return
+    if not final.is_dir():
+        raise FileExistsError(f'--out {final} is a file. Choose a folder.')
+    content = {entry.name for entry in os.scandir(final)}
+    if content and not force:
+        raise FileExistsError(f'--out {final} is not empty. Remove it, or replace it with --force.')
+    strange = sorted(content - OUTPUTS)
+    if strange:
+        raise ValueError(
+            f'--out {final} holds {strange[0]!r}, which --force would remove with the pairs. '
+            'Choose another folder.'
+        )

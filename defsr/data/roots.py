@@ -1,0 +1,8 @@
+"""The kinds of images that a training item is made of, each in a folder or an LMDB of its own."""
+
+ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
+
+
+def flag(root: str) -> str:
+    """The command line's name of a folder, for messages."""
+    return f'--{root.replace("_", "-")}'
