@@ -1,15 +1,21 @@
 """DEF, the Detail-Enhancing Framework for reference-based super-resolution, as a BasicSR plugin.
 
-Importing the package registers its archs, data sets, losses and models with BasicSR.
+Importing the package is cheap and makes BasicSR importable with today's torchvision; its archs,
+data sets, losses and models are found by BasicSR's registries from then on.
 """
 
-from defsr import compat
+from defsr import imports
 
-compat.apply()  # before the first import of BasicSR
-
-from defsr import archs, data, losses, models  # noqa: E402, F401
-from defsr.upscaling import upscale  # noqa: E402
+imports.install()
 
 __all__ = ['upscale']
 
 __version__ = '0.2.0'
+
+
+def __getattr__(name: str) -> object:
+    if name == 'upscale':
+        from defsr.upscaling import upscale  # PyTorch, and all that a network needs: seconds
+
+        return upscale
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,6 +1,6 @@
-"""Every patch of other people's packages, each with its reason and the version it concerns.
+"""Patches of BasicSR's option files and loops, each with its reason and the version it concerns.
 
-``apply()`` must run before BasicSR is imported (``defsr/__init__.py`` does);
+``read_options_safely()`` runs as soon as these are imported (``defsr/imports.py`` sees to it),
 ``patch_pipelines()`` changes BasicSR's training and test loops for the two entry points.
 """
 
@@ -29,12 +29,6 @@ from defsr.config.files import (
 )
 from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
-
-
-def apply() -> None:
-    """Make ``import basicsr`` work and its option reader safe. Harmless when called twice."""
-    _restore_functional_tensor()
-    _read_options_safely()
 
 
 def patch_pipelines() -> None:
@@ -120,21 +114,7 @@ def _pass_on_errors_of_prefetching() -> None:
     prefetching.PrefetchGenerator.__next__ = next_item
 
 
-def _restore_functional_tensor() -> None:
-    """basicsr 1.4.2 imports ``rgb_to_grayscale`` from a module that torchvision 0.17 removed."""
-    name = 'torchvision.transforms.functional_tensor'
-    if name in sys.modules:
-        return
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        functional = importlib.import_module('torchvision.transforms.functional')
-        module = types.ModuleType(name)
-        module.rgb_to_grayscale = functional.rgb_to_grayscale
-        sys.modules[name] = module
-
-
-def _read_options_safely(
+def read_options_safely(
     entries: Sequence[str] = (), check: Callable[[dict], None] | None = None
 ) -> dict:
     """basicsr 1.4.2 reads option files with PyYAML's unsafe loader: a file could run code.
@@ -174,7 +154,7 @@ def _with_safe_overrides(options: types.ModuleType):
         argv = sys.argv
         sys.argv, entries = split_force_yml(argv)
         resuming = {'auto_resume': '--auto_resume' in argv}
-        read = _read_options_safely(entries, lambda opt: check_options(opt | resuming, is_train))
+        read = read_options_safely(entries, lambda opt: check_options(opt | resuming, is_train))
 
         def init_dist(launcher: str, **kwargs: object) -> None:
             use_cuda = torch.cuda.is_available() and read.get('num_gpu') != 0
@@ -187,7 +167,7 @@ def _with_safe_overrides(options: types.ModuleType):
         finally:
             sys.argv = argv
             options.init_dist = original_init_dist
-            _read_options_safely()
+            read_options_safely()
         if opt['num_gpu'] and not torch.cuda.is_available():
             raise ValueError(
                 f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '

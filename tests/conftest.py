@@ -12,7 +12,7 @@ import torch
 from photos import read_rgb
 from torchvision.utils import save_image
 
-import defsr  # noqa: F401  (registers everything, applies the patches)
+import defsr  # noqa: F401  (before BasicSR: applies the patches)
 
 pytest_plugins = ['small_sets', 'tiny']
 

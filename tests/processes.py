@@ -55,3 +55,29 @@ def _run(rank: int, number: int, work: Callable, folder: Path, port: str) -> Non
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def outcome_in_fork(work: Callable[[], object]) -> object:
+    """What ``work`` returns in a forked process; what it raises is raised here."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            outcome = (True, work())
+        except BaseException as error:
+            outcome = (False, error)
+        try:
+            content = pickle.dumps(outcome)
+        except Exception:
+            content = pickle.dumps((False, RuntimeError(repr(outcome[1]))))
+        with open(writing, 'wb') as pipe:
+            pipe.write(content)
+        os._exit(0)
+    os.close(writing)
+    with open(reading, 'rb') as pipe:
+        content = pipe.read()
+    os.waitpid(child, 0)
+    well, result = pickle.loads(content)
+    if not well:
+        raise result
+    return result

@@ -1,5 +1,1 @@
-"""Imports every ``*_arch.py`` here, so that what they define registers with BasicSR."""
-
-from defsr.utils.registration import import_modules
-
-import_modules(__name__, suffix='_arch')
+"""Networks: each ``*_arch.py`` registers its own with BasicSR."""

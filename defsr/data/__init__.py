@@ -1,5 +1,1 @@
-"""Imports every ``*_dataset.py`` here, so that what they define registers with BasicSR."""
-
-from defsr.utils.registration import import_modules
-
-import_modules(__name__, suffix='_dataset')
+"""Data sets, each ``*_dataset.py`` registers its own with BasicSR, and what they are made of."""
