@@ -25,7 +25,6 @@ from defsr.config.blocks import (
 )
 from defsr.data.triplet_options import TripletOptions
 from defsr.methods.build import method_class
-from defsr.models.ref_sr_model import RefSRModel
 from defsr.utils.checks import (
     check_above,
     check_at_least,
@@ -89,7 +88,7 @@ def check_options(opt: Mapping[str, object], is_train: bool) -> None:
     model = registered('model_type', model_type, MODEL_REGISTRY)
     _check_networks(opt)
     _check_top(opt, model)
-    if issubclass(model, RefSRModel):
+    if getattr(model, 'uses_method', False):
         model.check(opt)
     _check_datasets(opt, is_train)
     if is_train:
@@ -100,7 +99,7 @@ def check_options(opt: Mapping[str, object], is_train: bool) -> None:
 
 
 def _check_top(opt: Mapping[str, object], model: type) -> None:
-    method = method_class(opt) if issubclass(model, RefSRModel) else None
+    method = method_class(opt) if getattr(model, 'uses_method', False) else None
     if method is not None:
         known = (*TOP_KEYS, *method.blocks, *method.options)
         check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, known)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from defsr.data.augmentation import REF_AUGMENTS
-from defsr.diffusion.degradation import Degradation
 from defsr.data.roots import ROOTS
+from defsr.diffusion.degradation import Degradation
 from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_block, check_choice, check_int, check_keys
 

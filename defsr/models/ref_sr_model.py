@@ -57,6 +57,7 @@ class RefSRModel(ImageValidation, SRModel):
     """
 
     label = 'SR'
+    uses_method = True
 
     def __init__(self, opt: dict) -> None:
         self.check(opt)

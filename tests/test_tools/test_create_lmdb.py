@@ -17,7 +17,6 @@ import torch
 from basicsr.data.data_util import paths_from_lmdb
 from basicsr.utils import FileClient
 
-from defsr.data import lmdb_writer
 from defsr.data.image_source import ImageSource
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.tools import create_lmdb as tool
