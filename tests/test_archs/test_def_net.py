@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
 
 from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS
@@ -123,3 +125,28 @@ def test_refusals():
         small_net('bicubc')
     with pytest.raises(ValueError, match='expected four numbers'):
         build_network({'type': 'TTSRAggregator', 'num_block': [1, 2]})
+
+
+def test_a_skip_wants_a_layer_that_can_start_at_zero():
+    """Any aggregator that names its last one will do; one that does not is refused in a line."""
+
+    class Flat(nn.Module):
+        def __init__(self, named: bool) -> None:
+            super().__init__()
+            self.out = nn.Conv2d(3, 3, 1)
+            if named:
+                self.last_layer = self.out
+
+        def forward(self, lq, texture, confidence, feat_de):
+            return self.out(upsample_bicubic(lq, 4))
+
+    transfer = {'type': 'HardTransferArch', 'num_ch': NUM_CH}
+    ARCH_REGISTRY.register()(Flat)
+    try:
+        build = {'type': 'DEFNet', 'transfer': transfer, 'skip': 'bicubic'}
+        net = build_network(build | {'aggregator': {'type': 'Flat', 'named': True}})
+        assert not any(p.any() for p in net.aggregator.parameters())
+        with pytest.raises(ValueError, match='skip is bicubic, but Flat has no `last_layer`'):
+            build_network(build | {'aggregator': {'type': 'Flat', 'named': False}})
+    finally:
+        del ARCH_REGISTRY._obj_map['Flat']

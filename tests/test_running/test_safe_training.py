@@ -133,6 +133,29 @@ def test_gradients_are_clipped(opt):
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-3)
 
 
+def test_a_state_of_other_parameters_is_refused(opt, tmp_path, caplog):
+    """It is taken by position, so another order would be wrong in silence; names tell."""
+    model = build_safe_model(opt)
+    train(model, opt, 1, 1)
+    model.save(epoch=0, current_iter=1)
+    state = torch.load(tmp_path / 'training_states/1.state', weights_only=False)
+    names = state['optimizers'][0]['param_groups'][0]['param_names']
+    assert names == [f'net_g.{name}' for name, _ in model.net_g.named_parameters()]
+    build_safe_model(opt).resume_training(deepcopy(state))
+    grouped = deepcopy(opt)
+    grouped['train']['optim_g']['groups'] = {'transfer': 1e-5}
+    with pytest.raises(
+        ValueError, match='of other parameters .* net_g.aggregator.* here, net'
+    ):
+        build_safe_model(grouped).resume_training(deepcopy(state))
+    del state['optimizers'][0]['param_groups'][0]['param_names']
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(caplog.handler)
+    build_safe_model(opt).resume_training(state)
+    logger.removeHandler(caplog.handler)
+    assert caplog.text.count('does not name its parameters') == 1
+
+
 def test_resumed_it_is_what_it_was(opt, tmp_path):
     opt = with_gan(opt)
     opt['logger']['keep_last'] = 1

@@ -7,7 +7,10 @@ from collections import Counter
 
 import pytest
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 
+from defsr.methods.build import METHODS
+from defsr.methods.single_image import SingleImage
 from defsr.running.checkpoints import Checkpoints, save_tensors
 from defsr.running.training_run import TrainingRun
 from defsr.utils.stopping import StopRequest
@@ -45,6 +48,22 @@ def test_resume_without_cuda_takes_the_newest_state(run, opt):
     assert opt['path']['pretrain_network_g'].endswith('net_g_16.pth')
     assert opt['path']['pretrain_network_e'] == 'denoiser.pt', 'frozen networks are never saved'
     assert 'pretrain_network_t' not in opt['path']
+
+
+def test_what_is_frozen_the_method_says(run, opt, monkeypatch):
+    """A network of another method's own is no more looked for in the checkpoint."""
+
+    class Guided(SingleImage):
+        blocks = ('network_c',)
+
+    monkeypatch.setitem(METHODS, 'guided', Guided)
+    monkeypatch.setattr(ARCH_REGISTRY.get('DEFNet'), 'reads', 'guided')
+    opt['network_c'] = {}
+    del opt['network_e'], opt['network_t']
+    write(opt, 16)
+    run.load_resume_state(opt)
+    assert 'pretrain_network_c' not in opt['path']
+    assert opt['path']['pretrain_network_g'].endswith('net_g_16.pth')
 
 
 def test_a_torn_one_is_passed_over_with_a_warning(run, opt):
