@@ -75,7 +75,7 @@ def test_debug_mode(workspace):
     opt = shrink('train_DEF_small_x4.yml')
     opt['train']['total_iter'] = 1
     file = save_options(workspace / 'o.yml', opt)
-    run_well(workspace, TRAIN, '-opt', file, '--debug')
+    run_well(workspace, TRAIN, '-opt', file, '--debug', cold=True)
     assert (workspace / f'experiments/debug_{opt["name"]}').is_dir()
     assert not (workspace / 'tb_logger').exists()
 

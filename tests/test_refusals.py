@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import pytest
 from refusals import CASES, END, GROUPS, PAGE, START, UPSCALE, Workspace, as_test, page
+from workspaces import run
 
 from defsr.utils.cli import run_cli
 from defsr.utils.paths import REPOSITORY
@@ -75,13 +74,7 @@ def test_the_commands_themselves(workspace, name):
     workspace.set('num_gpu', -1)
     workspace.save()
     workspace.tear('gt/0.png', 0.7)
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {'OMP_NUM_THREADS': '1'},
-    )
+    done = run(workspace.folder, script, *arguments, cold=True)
     lines = not_bars(done.stderr)
     assert done.returncode == 2
     assert len(lines) == 1 and lines[0].startswith('error: '), done.stderr

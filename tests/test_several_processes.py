@@ -42,7 +42,7 @@ def results(workspace, name):
 def test_two_processes_equal_one_with_the_same_batch(workspace, options):
     run_well(workspace, TRAIN, '-opt', options('one', 1))
     file = options('two', 2)
-    output = run_well(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch')
+    output = run_well(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch', cold=True)
     one, images = results(workspace, 'one')
     two, images_of_two = results(workspace, 'two')
     assert images_of_two == images == ['0', '1', '2'], 'each image once, in order'
@@ -58,6 +58,6 @@ def test_two_processes_equal_one_with_the_same_batch(workspace, options):
 def test_a_mistake_is_told_by_each_process_in_one_line(workspace, options):
     file = options('two', 2)
     wrong = ('--force_yml', 'datasets:train:dataroot_gt=nowhere')
-    done = run(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch', *wrong)
+    done = run(workspace, *TWO, TRAIN, '-opt', file, '--launcher', 'pytorch', *wrong, cold=True)
     assert done.returncode != 0
     assert 'error: datasets:cufed_train:dataroot_gt is nowhere' in done.stderr

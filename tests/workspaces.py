@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import ENVIRONMENT, Warm
+
 from defsr.config.files import dump_options, load_options
 from defsr.utils.paths import REPOSITORY
 
@@ -14,21 +16,24 @@ SMALL = REPOSITORY / 'options/small'
 TRAIN = str(REPOSITORY / 'defsr/train.py')
 
 
-def run(folder: Path, *command: str, threads: int = 1) -> subprocess.CompletedProcess:
-    """A command in ``folder``. Small work has one thread: more would only wait."""
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {'OMP_NUM_THREADS': str(threads)},
-    )
+def run(folder: Path, *command: str, cold: bool = False) -> subprocess.CompletedProcess:
+    """``python *command`` in ``folder``; ``cold``: not forked, as a user starts it, in seconds."""
+    if cold:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=os.environ | ENVIRONMENT,
+        )
+    process = Warm(folder, *command)
+    return subprocess.CompletedProcess(command, process.wait(), process.out, process.err)
 
 
-def run_well(folder: Path, *command: str, threads: int = 1) -> str:
+def run_well(folder: Path, *command: str, cold: bool = False) -> str:
     """What it says; the test fails if the command does."""
-    done = run(folder, *command, threads=threads)
+    done = run(folder, *command, cold=cold)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -37,14 +37,12 @@ def dice(request) -> random.Random:
 
 
 @pytest.fixture(scope='session')
-def runs(tmp_path_factory, stereo_paths) -> Iterator[Runs]:
+def runs(tmp_path_factory, stereo_paths) -> Runs:
     """A folder with images and option files, and what starts runs there."""
     folder = tmp_path_factory.mktemp('faults')
     make_images(folder, stereo_paths)
     write_options(folder)
-    runs = Runs(folder)
-    yield runs
-    runs.close()
+    return Runs(folder)
 
 
 @pytest.fixture(scope='session')

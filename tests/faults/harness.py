@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -15,14 +14,19 @@ from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import ENVIRONMENT, Warm
 from witness import Witness
 
 from defsr.running.checkpoints import Checkpoints
 from defsr.utils.paths import REPOSITORY
 
-HERE = Path(__file__).parent
+OBSERVED = str(Path(__file__).with_name('observed.py'))
 PATIENCE = 120  # seconds for a run that takes two on an idle machine
-ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY)}
+SCRIPTS = {
+    'train': (str(REPOSITORY / 'defsr/train.py'),),
+    'create_lmdb': ('-m', 'defsr.tools.create_lmdb'),
+    'enhance': (str(REPOSITORY / 'defsr/tools/enhance.py'),),
+}
 _LOSSES = re.compile(r'iter: +(\d+), .*?\(data\): [\d.]+ \([\d.]+\)\] (.*)')
 
 
@@ -84,7 +88,7 @@ class Run:
 
 
 class Runs:
-    """Starts runs in a folder: a fork server that has imported everything, once per session.
+    """Starts runs in a folder.
 
     Args:
         folder: of the runs; with option files and images.
@@ -93,20 +97,6 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._numbers = count()
-        self._server = subprocess.Popen(
-            [sys.executable, str(HERE / 'fork_server.py')],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=folder,
-            env=os.environ | ENVIRONMENT,
-            text=True,
-        )
-        assert self._server.stdout.readline() == 'ready\n'
-
-    def close(self) -> None:
-        """End the server. Closing its input would not do: forks of this process hold it open."""
-        self._tell({'do': 'stop'})
-        self._server.wait(60)
 
     def start(
         self,
@@ -116,20 +106,19 @@ class Runs:
         env: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> Run:
-        """Fork one of the fork server's works with a command line; see ``Points`` for the plan."""
+        """Start one of ``SCRIPTS``, forked and observed; see ``Points`` for the plan."""
         log, witness = self._new('log'), self._new('witness')
-        request = {
-            'do': 'start',
-            'work': work,
-            'arguments': arguments,
-            'folder': str(folder or self.folder),
-            'log': str(log),
-            'witness': str(witness),
-            'plan': dict(plan or {}),
-            'env': dict(env or {}),
-        }
-        pid = self._ask(request)
-        return Run(pid, log, lambda: self._ask({'do': 'poll', 'pid': pid}), Witness(witness))
+        process = Warm(
+            folder or self.folder,
+            *SCRIPTS[work],
+            *arguments,
+            env=env,
+            log=log,
+            observe=(OBSERVED, work),
+            witness=str(witness),
+            plan=dict(plan or {}),
+        )
+        return Run(process.pid, log, process.poll, Witness(witness))
 
     def command(self, *command: str, env: Mapping[str, str] | None = None) -> Run:
         """Start a command as a user would."""
@@ -147,14 +136,6 @@ class Runs:
 
     def _new(self, kind: str) -> Path:
         return self.folder / f'{next(self._numbers)}.{kind}'
-
-    def _tell(self, request: dict) -> None:
-        self._server.stdin.write(json.dumps(request) + '\n')
-        self._server.stdin.flush()
-
-    def _ask(self, request: dict):
-        self._tell(request)
-        return json.loads(self._server.stdout.readline())
 
 
 def train_arguments(model: str, name: str, **options: object) -> list[str]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import tiny_texture  # noqa: F401  (registers it)
 import torch
 from witness import Witness
 
@@ -105,7 +106,13 @@ class _WatchedFile:
         self._file.close()
 
 
-def observe_training(witness: Witness, plan: dict) -> Points:
+def observe(work: str, witness: str, plan: dict) -> Points:
+    """Watch one of ``harness.SCRIPTS``, from within its process."""
+    watch = {'train': _observe_training, 'create_lmdb': _observe_lmdb, 'enhance': _observe_enhance}
+    return watch[work](Witness(witness), plan)
+
+
+def _observe_training(witness: Witness, plan: dict) -> Points:
     """Watch a training run: its phases, and what it does to files."""
     from basicsr.data.prefetch_dataloader import CPUPrefetcher
 
@@ -138,7 +145,7 @@ def observe_training(witness: Witness, plan: dict) -> Points:
     return points
 
 
-def observe_lmdb(witness: Witness, plan: dict) -> Points:
+def _observe_lmdb(witness: Witness, plan: dict) -> Points:
     """Watch ``create_lmdb``: reading, writing, publishing."""
     from defsr.data import lmdb_writer
 
@@ -157,7 +164,7 @@ def observe_lmdb(witness: Witness, plan: dict) -> Points:
     return points
 
 
-def observe_enhance(witness: Witness, plan: dict) -> Points:
+def _observe_enhance(witness: Witness, plan: dict) -> Points:
     """Watch ``defsr-enhance``: planning, enhancing, writing, packing, publishing."""
     from defsr.data import lmdb_writer
     from defsr.enhance import cache, job

@@ -70,7 +70,7 @@ def test_every_row_of_the_small_benchmark(tmp_path, stereo):
 def test_the_demo(tmp_path):
     """The whole pair, by the demo's own commands: README's 29.14 / 0.893, bicubic 25.36 / 0.751."""
     run_well(tmp_path, '-m', 'defsr.tools.demo_data')
-    run_well(tmp_path, TEST, '-opt', str(OPTIONS / 'test_DEF_demo.yml'))
+    run_well(tmp_path, TEST, '-opt', str(OPTIONS / 'test_DEF_demo.yml'), cold=True)
     with open(tmp_path / 'results/test_DEF_demo/metrics/demo_test_DEF_demo.csv') as file:
         (row,) = csv.DictReader(file)
     found = {name: float(row[name]) for name in ('psnr', 'ssim', 'bicubic_psnr', 'bicubic_ssim')}

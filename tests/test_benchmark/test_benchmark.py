@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from warm import Warm
 from workspaces import run, run_well, save_options, shrink
 
 from defsr.benchmark.examples import best_windows
@@ -90,7 +89,7 @@ def measure_all(content, **parts) -> Runner:
 
 def test_the_command(bench, workspace):
     """All files, a row for each method and image, and the table on the screen."""
-    output = run_well(workspace, *TOOL)
+    output = run_well(workspace, *TOOL, cold=True)
     folder = workspace / 'results/b'
     names = ['results.csv', 'results.json', 'results.md', 'results.png', 'rows.jsonl']
     assert sorted(os.listdir(folder)) == names
@@ -198,10 +197,9 @@ def test_a_torn_line_is_passed_over(bench):
 
 def test_kill_9_loses_the_image_in_hand_only(bench, workspace):
     """Killed as soon as rows come, again and again; what was there stays, and the end is whole."""
-    command = [sys.executable, *TOOL]
     kept = 0
     for _ in range(3):
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        job = Warm(workspace, *TOOL)
         limit = time.monotonic() + 120
         while job.poll() is None and time.monotonic() < limit:
             if results_file().exists() and len(rows()) > kept:
@@ -217,26 +215,21 @@ def test_kill_9_loses_the_image_in_hand_only(bench, workspace):
 
 
 def test_a_signal_ends_it_between_images(bench, workspace):
-    job = subprocess.Popen([sys.executable, *TOOL], stderr=subprocess.PIPE, text=True)
+    job = Warm(workspace, *TOOL)
     limit = time.monotonic() + 120
     while not (results_file().exists() and rows()) and time.monotonic() < limit:
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
-    _, stderr = job.communicate(timeout=120)
-    if job.returncode != 0:  # it may have been done
+    if job.wait() != 0:  # it may have been done
         assert job.returncode == 143
-        assert 'Run the same command again to go on' in stderr and 'Traceback' not in stderr
+        assert 'Run the same command again to go on' in job.err and 'Traceback' not in job.err
     assert (workspace / 'results/b/results.md').is_file()
 
 
 def test_parts_by_two_processes_at_once(bench, workspace):
-    commands = [
-        [sys.executable, *TOOL, '--methods', 'bicubic', 'EDSR'],
-        [sys.executable, *TOOL, '--methods', 'A_pinv y', 'DEF'],
-    ]
-    jobs = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for c in commands]  # fmt: skip
-    assert [job.wait(timeout=240) for job in jobs] == [0, 0]
+    parts = [('bicubic', 'EDSR'), ('A_pinv y', 'DEF')]
+    jobs = [Warm(workspace, *TOOL, '--methods', *methods) for methods in parts]
+    assert [job.wait() for job in jobs] == [0, 0]
     assert len(rows()) == lines() == 8 * len(os.listdir('datasets/gt'))
     run_well(workspace, *TOOL, '--report-only')
     methods = json.loads((workspace / 'results/b/results.json').read_text())['methods']

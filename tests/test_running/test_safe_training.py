@@ -144,9 +144,7 @@ def test_a_state_of_other_parameters_is_refused(opt, tmp_path, caplog):
     build_safe_model(opt).resume_training(deepcopy(state))
     grouped = deepcopy(opt)
     grouped['train']['optim_g']['groups'] = {'transfer': 1e-5}
-    with pytest.raises(
-        ValueError, match='of other parameters .* net_g.aggregator.* here, net'
-    ):
+    with pytest.raises(ValueError, match='of other parameters .* net_g.aggregator.* here, net'):
         build_safe_model(grouped).resume_training(deepcopy(state))
     del state['optimizers'][0]['param_groups'][0]['param_names']
     logger = logging.getLogger('basicsr')

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,12 +14,13 @@ import pytest
 import torch
 from basicsr.data.data_util import paths_from_lmdb
 from basicsr.utils import FileClient
+from warm import Warm
+from workspaces import run_well
 
 from defsr.data.image_source import ImageSource
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.tools import create_lmdb as tool
 from defsr.utils.cli import run_cli
-from defsr.utils.paths import REPOSITORY
 
 
 @pytest.fixture
@@ -135,14 +134,7 @@ def test_arguments_are_checked(folder, tmp_path):
 
 def test_command_line(folder, tmp_path):
     arguments = ['--gt', str(folder), '--ref-de', str(folder), '--out', 'out', '--force']
-    done = subprocess.run(
-        [sys.executable, '-m', 'defsr.tools.create_lmdb', *arguments],
-        env=os.environ | {'PYTHONPATH': str(REPOSITORY)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_well(tmp_path, '-m', 'defsr.tools.create_lmdb', *arguments)
     assert all(len(contents(tmp_path / 'out' / f'{root}.lmdb')) == 4 for root in ('gt', 'ref_de'))
 
 
@@ -174,9 +166,9 @@ tool.create_lmdb({'ref': sys.argv[1], 'gt': sys.argv[1]}, sys.argv[2], force=Tru
 def test_a_killed_run_leaves_nothing_half_written(folder, tmp_path):
     out, flag = tmp_path / 'out', tmp_path / 'writing'
     create_lmdb({'gt': folder}, out)
-    command = [sys.executable, '-c', KILLED, str(folder), str(out), str(flag)]
-    environment = os.environ | {'PYTHONPATH': str(REPOSITORY)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    script = tmp_path / 'killed.py'
+    script.write_text(KILLED)
+    process = Warm(tmp_path, *map(str, (script, folder, out, flag)))
     try:
         deadline = time.monotonic() + 120
         while not flag.exists() and time.monotonic() < deadline:

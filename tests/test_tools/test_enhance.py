@@ -49,7 +49,7 @@ def test_one_process_and_torchrun_make_the_same(file, monkeypatch, capsys, one_t
     said = capsys.readouterr().err
     assert 'pairs de: 3 images are in de.' in said and 'image/s' in said
     more = ('--launcher', 'pytorch', '--force_yml', 'datasets:train:out=two.lmdb')
-    said = run_well(Path.cwd(), *TWO, SCRIPT, '-opt', file, *more)
+    said = run_well(Path.cwd(), *TWO, SCRIPT, '-opt', file, *more, cold=True)
     assert said.count('3 images are in two.lmdb') == 1, 'one process tells'
     assert images('two.lmdb') == images('de') and len(images('de')) == 3
 

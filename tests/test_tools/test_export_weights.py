@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from basicsr.archs import build_network
 from torch.testing import assert_close
+from workspaces import run_well
 
 from defsr.tools.export_weights import export_weights
 from defsr.utils.fingerprints import digest_of_file
@@ -58,7 +57,6 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path):
 
 def test_the_command_prints_the_digest(checkpoint, tmp_path):
     out = tmp_path / 'small.pth'
-    command = [sys.executable, '-m', 'defsr.tools.export_weights', str(checkpoint[0])]
-    done = subprocess.run([*command, '--out', str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert digest_of_file(out) in done.stdout + done.stderr
+    command = ('-m', 'defsr.tools.export_weights', str(checkpoint[0]), '--out', str(out))
+    said = run_well(tmp_path, *command)
+    assert digest_of_file(out) in said

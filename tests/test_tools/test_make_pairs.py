@@ -1,7 +1,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+from warm import Warm
 
 from defsr.data import pair_folder
 from defsr.data.correspondence import read_correspondences, true_positions
@@ -18,7 +18,6 @@ from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import Photometry
 from defsr.tools import make_pairs as tool
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = PairSettings(size=64, ref_size=72, unrelated=0.25)
 
 
@@ -191,17 +190,15 @@ def test_failure_on_the_way_leaves_nothing(photos, tmp_path, monkeypatch):
 
 
 def test_kill_leaves_nothing_under_the_final_name(photos, tmp_path):
-    command = [sys.executable, '-m', 'defsr.tools.make_pairs', '--photos', photos, '--out']
-    command += [tmp_path / 'out', '--per-image', '5000', '--size', '64', '--ref-size', '64']
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        written = tmp_path / '.out.tmp/ref/chelsea_3.png'
-        end = time.monotonic() + 120
-        while not written.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        assert written.exists() and process.poll() is None
-        process.send_signal(signal.SIGKILL)
+    command = ['-m', 'defsr.tools.make_pairs', '--photos', str(photos), '--out', 'out']
+    process = Warm(tmp_path, *command, *['--per-image', '5000', '--size', '64', '--ref-size', '64'])
+    written = tmp_path / '.out.tmp/ref/chelsea_3.png'
+    end = time.monotonic() + 120
+    while not written.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert written.exists() and process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not (tmp_path / 'out').exists()
     make_pairs(photos, tmp_path / 'out', SETTINGS)  # clears the remains away
     assert os.listdir(tmp_path) == ['out']

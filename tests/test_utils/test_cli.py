@@ -114,7 +114,11 @@ def test_a_loader_process_is_quoted_by_its_message(error, line, line_of):
     def main() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            list(DataLoader(Broken(error), num_workers=1))
+            items = iter(DataLoader(Broken(error), num_workers=1))
+            try:
+                list(items)
+            finally:
+                items._shutdown_workers()  # the garbage collector would wait for them, five seconds
 
     assert line_of(main) == (2, f'error: {line} (--traceback shows where)')
 
