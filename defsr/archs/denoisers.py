@@ -9,12 +9,13 @@ block's do not tell).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from defsr.diffusion.options import SamplingOptions
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
@@ -48,32 +49,30 @@ def fingerprint_of_denoiser(block: Mapping[str, object], denoiser: nn.Module) ->
     }
 
 
-def as_trained(
-    denoiser: nn.Module, schedule: NoiseSchedule, prediction: Prediction, given: Collection[str]
-) -> tuple[NoiseSchedule, Prediction]:
+def as_trained(denoiser: nn.Module, sampling: SamplingOptions) -> tuple[NoiseSchedule, Prediction]:
     """The schedule and the prediction that a denoiser was trained with: its word, else ours.
 
     Args:
         denoiser: see the head of this module.
-        schedule, prediction: of the options, or their defaults.
-        given: the keys of ``network_e:diffusion`` that the user set.
+        sampling: the options, of which ``denoiser_schedule`` and ``prediction`` count.
 
     Raises:
-        ValueError: if the user set something else than the denoiser says.
+        ValueError: if the options say something else than the denoiser.
     """
-    own_schedule = getattr(denoiser, 'trained_schedule', None) or schedule
-    own_prediction = getattr(denoiser, 'trained_prediction', None) or prediction
+    said, predicts = sampling.trained_with, sampling.prediction or 'eps'
+    own_schedule = getattr(denoiser, 'trained_schedule', None) or said
+    own_prediction = getattr(denoiser, 'trained_prediction', None) or predicts
     contradicted = [
         key
         for key, same in (
-            ('denoiser_schedule', _same(own_schedule, schedule)),
-            ('prediction', own_prediction == prediction),
+            ('denoiser_schedule', _same(own_schedule, said)),
+            ('prediction', own_prediction == predicts),
         )
-        if key in given and not same
+        if getattr(sampling, key) is not None and not same
     ]
     if contradicted:
         raise ValueError(
-            f'network_e:diffusion:{contradicted[0]} is not what network_e:denoiser says of its '
+            f'{sampling.where}:{contradicted[0]} is not what network_e:denoiser says of its '
             f'own training ({own_prediction}, alpha_bar {own_schedule.alpha_bar[0]:.6f} .. '
             f'{own_schedule.alpha_bar[-1]:.3g} in {own_schedule.num_train_steps} steps). '
             'Remove the option.'

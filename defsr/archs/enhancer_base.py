@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from defsr.archs.blocks import WITHOUT_EFFECT, completed
 from defsr.diffusion.degradation import Degradation
 from defsr.images.levels import round_to_8_bit
-from defsr.utils.checks import check_at_least
+from defsr.utils.checks import check_int
 from defsr.utils.fingerprints import plain
 from defsr.utils.weights import load_weights
 
@@ -41,9 +41,21 @@ class Enhancer(nn.Module):
 
     def __init__(self, scale: int, degradation: Literal['matlab', 'pil']) -> None:
         super().__init__()
-        self.scale = check_at_least('network_e:scale', scale, 2)
-        self.degradation = degradation
-        self.operator = Degradation(degradation, scale, 'network_e:degradation').operator
+        self.scale, self.degradation = scale, degradation
+        self.operator = _degradation('network_e', scale, degradation).operator
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse values that the constructor would refuse; builds no network.
+
+        Args:
+            where: the block's path in the option file.
+            block: arguments of the constructor; the others have their defaults.
+
+        Raises:
+            ValueError: for the first one out of range; the message names the option.
+        """
+        _degradation(where, block.get('scale', 4), block.get('degradation', 'matlab'))
 
     @property
     def needs_weights(self) -> bool:
@@ -118,3 +130,7 @@ class Enhancer(nn.Module):
             'rounded': round_to_8_bit(de),
         }
         return {k: float((self.operator.A(x) - lq).abs().max()) for k, x in forms.items()}
+
+
+def _degradation(where: str, scale: int, name: str) -> Degradation:
+    return Degradation(name, check_int(f'{where}:scale', scale, 2), f'{where}:degradation')

@@ -13,7 +13,7 @@ from torch import Tensor
 from defsr.archs.blocks import build_inner
 from defsr.archs.enhancer_base import Enhancer
 from defsr.ops.tiles import make_tiles
-from defsr.utils.checks import check_at_least, check_image
+from defsr.utils.checks import check_image, check_int
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
 
 
@@ -53,11 +53,18 @@ class SISREnhancer(Enhancer):
         overlap: int = 32,
     ) -> None:
         super().__init__(scale, degradation)
-        self.tile = check_at_least('network_e:tile', tile, 1)
-        self.overlap = check_at_least('network_e:overlap', overlap, 0)
+        self.check('network_e', {'tile': tile, 'overlap': overlap})
+        self.tile, self.overlap = tile, overlap
         self._network_block = deepcopy(dict(network))
         self.network = build_inner('network_e:network', network).requires_grad_(False)
         self.eval()
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """As ``Enhancer.check``."""
+        super().check(where, block)
+        check_int(f'{where}:tile', block.get('tile', 256), 1)
+        check_int(f'{where}:overlap', block.get('overlap', 32), 0)
 
     def fingerprint(self) -> dict[str, object]:
         """As ``Enhancer.fingerprint``, with the network and its weights' SHA-256."""

@@ -1,4 +1,5 @@
 from defsr.diffusion.operators import AveragePoolDownsample, BicubicDownsample, LinearOperator
+from defsr.diffusion.options import SamplingOptions
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
 from defsr.diffusion.sampler import ddnm_sample
 from defsr.diffusion.schedule import NoiseSchedule
@@ -8,6 +9,7 @@ __all__ = [
     'BicubicDownsample',
     'LinearOperator',
     'NoiseSchedule',
+    'SamplingOptions',
     'ddnm_sample',
     'from_signed',
     'sigma_to_signed',

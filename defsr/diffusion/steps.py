@@ -6,6 +6,7 @@ are those of the DDNM paper (Wang et al., ICLR 2023).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -72,12 +73,6 @@ def noisy_shares(
     return correction, fresh, kept
 
 
-def rectify_noisy(x0: Tensor, y: Tensor, operator: LinearOperator, correction: Tensor) -> Tensor:
-    """``x0_hat = x0 - Sigma_t A_pinv (A x0 - y)`` (DDNM Eq. 17), Sigma_t = V correction V^T."""
-    error = operator.to_spectral(operator.A_pinv(operator.A(x0) - y))
-    return x0 - operator.from_spectral(correction * error)
-
-
 def renoise_noisy(
     x0_hat: Tensor,
     eps: Tensor,
@@ -95,33 +90,99 @@ def renoise_noisy(
     return alpha_bar_next**0.5 * x0_hat + operator.from_spectral(mixed)
 
 
-def renoise_ddim(
-    x0_hat: Tensor,
-    eps: Tensor,
-    noise: Tensor,
-    alpha_bar: float,
-    alpha_bar_next: float,
-    eta: float,
-) -> Tensor:
-    """``x_{t-1}`` by DDIM (Song et al. 2021, Eq. 12 and 16), with ``x0_hat`` rectified.
+class Rule(ABC):
+    """How one reverse step makes a prediction consistent with y, and a next state of it.
+
+    Args:
+        y: (N,C,h,w), the measurement.
+        operator: that made it.
+        eta: share, or amount, of fresh noise, 0..1.
+        sigma_y: noise standard deviation of y.
+
+    Attributes:
+        noisy: the rule that takes this one's place if y has noise; None if there is none.
+    """
+
+    noisy: type[Rule] | None = None
+
+    def __init__(self, y: Tensor, operator: LinearOperator, eta: float, sigma_y: float) -> None:
+        self.y, self.operator, self.eta, self.sigma_y = y, operator, eta, sigma_y
+
+    def rectify(self, x0: Tensor, alpha_bar_next: float) -> Tensor:
+        """``x0_hat``, the nearest image to ``x0`` that degrades to y (DDNM Eq. 13)."""
+        return self.operator.project(x0, self.y)
+
+    @abstractmethod
+    def next_state(
+        self,
+        x0_hat: Tensor,
+        x_t: Tensor,
+        eps: Tensor,
+        noise: Tensor,
+        alpha_bar: float,
+        alpha_bar_next: float,
+    ) -> Tensor:
+        """``x_{t-1}`` of the rectified image, the state, its noise and fresh noise."""
+
+
+class DDNMPlus(Rule):
+    """DDNM+: y has noise of a known level (DDNM Eq. 17-19)."""
+
+    singular: Tensor | None = None
+
+    def rectify(self, x0: Tensor, alpha_bar_next: float) -> Tensor:
+        """``x0 - Sigma_t A_pinv (A x0 - y)`` (DDNM Eq. 17), Sigma_t = V correction V^T."""
+        operator = self.operator
+        correction, _, _ = self._shares(x0, alpha_bar_next)
+        error = operator.to_spectral(operator.A_pinv(operator.A(x0) - self.y))
+        return x0 - operator.from_spectral(correction * error)
+
+    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+        """See ``renoise_noisy``."""
+        _, *shares = self._shares(x0_hat, alpha_bar_next)
+        return renoise_noisy(x0_hat, eps, noise, alpha_bar_next, self.operator, shares)
+
+    def _shares(self, like: Tensor, alpha_bar_next: float) -> tuple[Tensor, Tensor, Tensor]:
+        if self.singular is None:
+            self.singular = self.operator.singular_values(*like.shape[-2:]).to(like)
+        return noisy_shares(self.singular, alpha_bar_next, self.eta, self.sigma_y)
+
+
+class DDNM(Rule):
+    """The published code's rule, see ``renoise``."""
+
+    noisy = DDNMPlus
+
+    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+        """See ``renoise``."""
+        return renoise(x0_hat, eps, noise, alpha_bar_next, self.eta)
+
+
+class DDIM(Rule):
+    """DDIM's rule (Song et al. 2021, Eq. 12 and 16).
 
     ``eta`` scales DDPM's standard deviation: 0 is deterministic, 1 has DDPM's noise. It is not
     the ``eta`` of ``renoise``, which is a share of the noise of each step.
     """
-    sigma = eta * _posterior_std(alpha_bar, alpha_bar_next)
-    direction = (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
-    return alpha_bar_next**0.5 * x0_hat + direction + sigma * noise
+
+    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+        sigma = self.eta * _posterior_std(alpha_bar, alpha_bar_next)
+        direction = (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
+        return alpha_bar_next**0.5 * x0_hat + direction + sigma * noise
 
 
-def renoise_ddpm(
-    x0_hat: Tensor, x_t: Tensor, noise: Tensor, alpha_bar: float, alpha_bar_next: float
-) -> Tensor:
-    """``x_{t-1}`` from DDPM's posterior q(x_{t-1} | x_t, x0_hat): the paper's DDNM Eq. 14."""
-    alpha = alpha_bar / alpha_bar_next
-    share_x0 = alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar)
-    share_x_t = alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar)
-    std = _posterior_std(alpha_bar, alpha_bar_next)
-    return share_x0 * x0_hat + share_x_t * x_t + std * noise
+class DDPM(Rule):
+    """DDPM's posterior q(x_{t-1} | x_t, x0_hat): the paper's DDNM Eq. 14. Without ``eta``."""
+
+    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+        alpha = alpha_bar / alpha_bar_next
+        share_x0 = alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar)
+        share_x_t = alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar)
+        std = _posterior_std(alpha_bar, alpha_bar_next)
+        return share_x0 * x0_hat + share_x_t * x_t + std * noise
+
+
+RULES = {'ddnm': DDNM, 'ddim': DDIM, 'ddpm': DDPM}  # by their name in option files
 
 
 def _posterior_std(alpha_bar: float, alpha_bar_next: float) -> float:

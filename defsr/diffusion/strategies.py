@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from defsr.diffusion.operators import LinearOperator
+from defsr.diffusion.options import SamplingOptions
 from defsr.diffusion.sampler import Denoiser, ddnm_sample
-from defsr.diffusion.schedule import NoiseSchedule
 from defsr.diffusion.windows import CanvasNoise, Window, WindowedDenoiser, cover
-from defsr.utils.checks import check_choice
 
-Strategy = Literal['full', 'blend', 'replace', 'mask_shift']
-STRATEGIES = ('full', 'blend', 'replace', 'mask_shift')
 Progress = Callable[[int, int], None]
 
 
@@ -24,32 +20,15 @@ def sample_any_size(
     denoiser: Denoiser,
     y: Tensor,
     operator: LinearOperator,
-    schedule: NoiseSchedule,
+    sampling: SamplingOptions,
     noise: CanvasNoise,
-    sampling: Mapping[str, object],
-    *,
-    strategy: Strategy = 'full',
-    side: int = 256,
-    overlap: int = 128,
-    windows_per_batch: int = 8,
     progress: Progress | None = None,
 ) -> Tensor:
     """``ddnm_sample`` on an image that may be larger than the denoiser's.
 
     Args:
-        denoiser, y, operator, schedule: as ``ddnm_sample``'s.
+        denoiser, y, operator, sampling: as ``ddnm_sample``'s.
         noise: all noise, drawn by place: each strategy sees the same.
-        sampling: the other arguments of ``ddnm_sample``: num_steps, eta, sigma_y and so on.
-        strategy:
-            ``full``: the whole image at once (a convolutional denoiser takes any size).
-            ``blend``: in each step all windows as batches, their predictions blended, then one
-            projection of the whole image. No window ever sees an end of its own.
-            ``replace``: window after window, a later one replaces an earlier one (DEF section 3).
-            ``mask_shift``: window after window; what an earlier one made of the overlap is held
-            in each step of the later one (DDNM's mask-shift).
-        side: of a window in HR pixels, a multiple of the scale and of the denoiser's stride.
-        overlap: of neighbouring windows in HR pixels; DEF takes half of ``side``.
-        windows_per_batch: for ``blend``.
         progress: ``progress(step, num_steps)`` after each step of each window.
 
     Returns:
@@ -57,24 +36,25 @@ def sample_any_size(
         image, if sigma_y = 0.
 
     Raises:
-        ValueError: for an unknown strategy, and for what ``ddnm_sample`` refuses.
+        ValueError: for windows that do not fit the scale, and for what ``ddnm_sample`` refuses.
     """
-    check_choice('diffusion:strategy', strategy, STRATEGIES)
     scale = operator.scale
     height, width = (scale * length for length in y.shape[-2:])
     whole = Window(0, height, 0, width)
     windows = [whole]
-    if strategy != 'full':
-        windows = cover(height, width, side, overlap, scale)
-    sample = partial(ddnm_sample, operator=operator, schedule=schedule, **sampling)
-    if len(windows) == 1 or strategy == 'blend':
+    if sampling.strategy != 'full':
+        windows = cover(height, width, sampling.tile, sampling.overlap, scale)
+    sample = partial(ddnm_sample, operator=operator, sampling=sampling)
+    if len(windows) == 1 or sampling.strategy == 'blend':
         if len(windows) > 1:
-            denoiser = WindowedDenoiser(denoiser, windows, overlap, windows_per_batch)
+            denoiser = WindowedDenoiser(
+                denoiser, windows, sampling.overlap, sampling.windows_per_batch
+            )
         return sample(denoiser, y, noise=noise.stream(whole), progress=progress)
     x0 = y.new_zeros(*y.shape[:2], height, width)
-    hold = strategy == 'mask_shift'
+    hold = sampling.strategy == 'mask_shift'
     _one_by_one(partial(sample, denoiser), x0, y, noise, windows, hold=hold, progress=progress)
-    return x0 if sampling.get('sigma_y') else operator.project(x0, y)
+    return x0 if sampling.sigma else operator.project(x0, y)
 
 
 def _one_by_one(

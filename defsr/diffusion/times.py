@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.utils.checks import check_choice
 
-GRIDS = ('ddnm', 'trailing', 'log_snr')
+Grid = Literal['ddnm', 'trailing', 'log_snr']
+GRIDS = get_args(Grid)
 
 
 def time_grid(
     schedule: NoiseSchedule,
     num_steps: int,
-    grid: str = 'ddnm',
+    grid: Grid = 'ddnm',
     start_alpha_bar: float = 0.0,
     end_alpha_bar: float = 1.0,
+    where: str = 'diffusion',
 ) -> list[int]:
     """The timesteps of a chain, from the cleanest to the noisiest.
 
@@ -30,16 +33,17 @@ def time_grid(
         start_alpha_bar: noisier levels, those below it, are left out, 0 .. 1.
         end_alpha_bar: cleaner levels, those above it, are left out, 0 .. 1. T is the number of
             levels that remain, counted from the cleanest.
+        where: the block of these options, for messages.
 
     Raises:
         ValueError: for another grid, and if fewer levels than ``num_steps`` remain.
     """
-    check_choice('diffusion:grid', grid, GRIDS)
+    check_choice(f'{where}:grid', grid, GRIDS)
     cleanest = int((schedule.alpha_bar > end_alpha_bar).sum())
     total = schedule.num_levels(start_alpha_bar) - cleanest
     if not 1 <= num_steps <= total:
         raise ValueError(
-            f'diffusion:num_steps is {num_steps}, but the schedule has {max(total, 0)} levels '
+            f'{where}:num_steps is {num_steps}, but the schedule has {max(total, 0)} levels '
             f'with alpha_bar in {start_alpha_bar:g} .. {end_alpha_bar:g}. Lower num_steps or '
             'start_alpha_bar, or raise end_alpha_bar.'
         )

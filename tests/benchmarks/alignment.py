@@ -100,9 +100,8 @@ def enhancers(sisr_options: str, sisr_weights: str | None) -> dict[str, Enhance]
             ddnm._predict_noise,
             to_signed(lq),
             ddnm.operator,
-            ddnm.schedule,
+            replace(ddnm.sampling, start_alpha_bar=0.97),
             x0_start=start,
-            **ddnm.sampling | {'start_alpha_bar': 0.97},
         )
         return from_signed(image)
 

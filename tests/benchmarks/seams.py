@@ -26,7 +26,7 @@ from measuring import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.diffusion.strategies import STRATEGIES
+from defsr.diffusion.options import STRATEGIES
 from defsr.diffusion.windows import Window, cover
 from defsr.images.figures import save_figure, to_uint8
 from defsr.metrics.seams import seam_ratio

@@ -12,8 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from defsr.archs.enhancer_arch import BicubicEnhancer, DDNMEnhancer
-from defsr.diffusion import NoiseSchedule, ddnm_sample, from_signed, to_signed
-from defsr.diffusion.strategies import STRATEGIES
+from defsr.diffusion import NoiseSchedule, SamplingOptions, ddnm_sample, from_signed, to_signed
+from defsr.diffusion.options import STRATEGIES
 from defsr.diffusion.windows import CanvasNoise, Window, content_key
 from defsr.ops import upsample_bicubic
 
@@ -117,9 +117,7 @@ def test_is_the_sampler_on_the_padded_input(rng):
         lambda x_t, t: GaussianDenoiser()(x_t, table[t.long()].float()),
         to_signed(torch.from_numpy(padded)),
         enhancer.operator,
-        NoiseSchedule.linear(1e-6, 1e-2),
-        num_steps=10,
-        eta=0.5,
+        SamplingOptions(num_steps=10, eta=0.5),
         noise=CanvasNoise([content_key(7, image) for image in lq]).stream(Window(0, 16, 0, 24)),
     )
     expected = enhancer.operator.project(from_signed(expected[..., :12, :20]), lq)
@@ -148,16 +146,16 @@ def test_denoiser_is_asked_in_its_own_timesteps():
 def test_noise_model_uses_the_unit_scale(monkeypatch, rng):
     seen = {}
 
-    def sampler(denoiser, y, operator, schedule, **options):
-        seen.update(options, y=y)
+    def sampler(denoiser, y, operator, sampling, **options):
+        seen.update(sampling=sampling, y=y)
         return operator.A_pinv(y)
 
     monkeypatch.setattr('defsr.diffusion.strategies.ddnm_sample', sampler)
     lq = torch.rand(2, 3, 8, 8, generator=rng)
     enhancer = with_gaussian_denoiser(diffusion={'sigma_y': 0.05, 'travel': [3, 2]})
     de = enhancer.enhance(lq)
-    assert seen['sigma_y'] == pytest.approx(0.1)
-    assert seen['travel'] == (3, 2)
+    assert seen['sampling'].sigma_y == pytest.approx(0.1)
+    assert seen['sampling'].travel == (3, 2)
     assert_close(seen['y'], 2 * lq - 1)
     assert_close(de, enhancer.operator.A_pinv(lq - 0.5) + 0.5, rtol=0, atol=1e-5)
 
@@ -368,6 +366,9 @@ def test_torn_and_absent_files(tmp_path):
         ({'seed': -1}, 'network_e:diffusion:seed is -1'),
         ({'schedule': {'beta_stop': 1}}, 'network_e:diffusion:schedule:beta_stop`. Did you mean'),
         ({'denoiser_schedule': 'adm'}, "network_e:diffusion:denoiser_schedule is 'adm'"),
+        ({'strategy': 'blend', 'tile': 30}, 'network_e:diffusion:tile is 30, .* multiple of '),
+        ({'strategy': 'blend', 'tile': 2}, 'network_e:diffusion:tile is 2, .*Nearest: (4|32)'),
+        ({'strategy': 'blend', 'tile': 64, 'overlap': 62}, 'overlap is 62, .* at most 60'),
         (
             {'num_steps': 50, 'schedule': {'num_train_steps': 20}},
             'num_steps is 50, but the schedule has 20 levels',
@@ -378,6 +379,9 @@ def test_torn_and_absent_files(tmp_path):
 def test_bad_diffusion_options(diffusion, message):
     with pytest.raises(ValueError, match=message):
         DDNMEnhancer(DENOISER, diffusion=diffusion)
+    where = 'methods:DEF:network_e'
+    with pytest.raises(ValueError, match=message.replace('network_e', where)):
+        DDNMEnhancer.check(where, {'denoiser': DENOISER, 'diffusion': diffusion})
 
 
 @pytest.mark.parametrize(
@@ -393,6 +397,16 @@ def test_bad_diffusion_options(diffusion, message):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         DDNMEnhancer(**({'denoiser': DENOISER} | options))
+
+
+@pytest.mark.parametrize(
+    'block', [{'scale': 2.5}, {'degradation': 'pill'}, {'precision': 'fp8'}, {'compile': 1.5}]
+)
+def test_a_block_is_refused_without_a_denoiser(block):
+    key, value = next(iter(block.items()))
+    with pytest.raises(ValueError, match=f'a:b:{key} is {value!r}'):
+        DDNMEnhancer.check('a:b', block)
+    DDNMEnhancer.check('a:b', {'denoiser': None, 'diffusion': None})
 
 
 def test_bad_image():

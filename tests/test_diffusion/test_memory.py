@@ -7,11 +7,11 @@ import torch
 from memory import TensorBytes
 
 from defsr.archs.unshuffle_unet_arch import UnshuffleUNet
-from defsr.diffusion import BicubicDownsample, NoiseSchedule
-from defsr.diffusion.strategies import STRATEGIES, sample_any_size
+from defsr.diffusion import BicubicDownsample, SamplingOptions
+from defsr.diffusion.options import STRATEGIES
+from defsr.diffusion.strategies import sample_any_size
 from defsr.diffusion.windows import CanvasNoise
 
-SCHEDULE = NoiseSchedule.linear(1e-6, 1e-2)
 SIZE = (128, 192)
 IMAGE = 4 * 3 * SIZE[0] * SIZE[1]  # bytes
 
@@ -24,13 +24,16 @@ def denoiser():
 
 def peak(denoiser, strategy, num_steps=3, windows_per_batch=2):
     y = torch.rand(1, 3, SIZE[0] // 4, SIZE[1] // 4)
-    options = {'side': 64, 'overlap': 32, 'windows_per_batch': windows_per_batch}
-    sampling = {'num_steps': num_steps, 'eta': 0.85, 'sigma_y': 0.0}
+    sampling = SamplingOptions(
+        num_steps=num_steps,
+        strategy=strategy,
+        tile=64,
+        overlap=32,
+        windows_per_batch=windows_per_batch,
+    )
     noise, operator = CanvasNoise([0]), BicubicDownsample(4)
     with TensorBytes() as count:
-        sample_any_size(
-            denoiser, y, operator, SCHEDULE, noise, sampling, strategy=strategy, **options
-        )
+        sample_any_size(denoiser, y, operator, sampling, noise)
     return count.peak
 
 

@@ -10,12 +10,25 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from defsr.diffusion import AveragePoolDownsample, BicubicDownsample, NoiseSchedule, ddnm_sample
+from defsr.diffusion import (
+    AveragePoolDownsample,
+    BicubicDownsample,
+    NoiseSchedule,
+    SamplingOptions,
+    ddnm_sample,
+)
 from defsr.diffusion.steps import noisy_shares, renoise, renoise_noisy
 from defsr.diffusion.times import sampling_moves, time_grid
 
 SCHEDULE = NoiseSchedule.linear(1e-6, 1e-2)
 OPERATOR = BicubicDownsample(4)
+
+
+def sampled(denoiser, y, *, operator=OPERATOR, **options):
+    """``ddnm_sample``, its own arguments and the sampling options in one."""
+    own = ('x_T', 'noise', 'generator', 'x0_start', 'progress')
+    own = {key: options.pop(key) for key in own if key in options}
+    return ddnm_sample(denoiser, y, operator, SamplingOptions(**options), **own)
 
 
 def pseudo_noise(shape, seed):
@@ -74,11 +87,9 @@ GOLDEN = {
 
 @pytest.mark.parametrize(('num_steps', 'travel', 'eta'), GOLDEN, ids=str)
 def test_published_ddnm(num_steps, travel, eta):
-    out = ddnm_sample(
+    out = sampled(
         wavy_denoiser,
         0.8 * pseudo_noise((2, 3, 8, 8), 1),
-        OPERATOR,
-        SCHEDULE,
         num_steps=num_steps,
         eta=eta,
         travel=travel,
@@ -127,7 +138,7 @@ def test_denoiser_sees_the_expected_times_and_progress_counts_its_calls(rng):
 
     y = torch.zeros(2, 3, 2, 3)
     options = {'num_steps': 5, 'generator': rng, 'progress': lambda *at: reports.append(at)}
-    ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, travel=(1, 2), **options)
+    sampled(denoiser, y, travel=(1, 2), **options)
     assert [t[0] for t in seen] == [800, 800, 600, 600, 400, 400, 200, 200, 0]
     assert all(a == b for a, b in seen)
     assert reports == [(i, 9) for i in range(1, 10)]
@@ -137,23 +148,21 @@ def test_last_noise_draw_is_made_and_weightless(rng):
     y = torch.rand(2, 3, 2, 3, generator=rng)
     draws = [torch.randn(2, 3, 8, 12, generator=rng) for _ in range(5)]
     run = {'num_steps': 4, 'eta': 1.0}
-    out = ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, noise=iter(draws), **run)
-    changed = ddnm_sample(
-        wavy_denoiser, y, OPERATOR, SCHEDULE, noise=[*draws[:4], 9 * draws[4]], **run
-    )
+    out = sampled(wavy_denoiser, y, noise=iter(draws), **run)
+    changed = sampled(wavy_denoiser, y, noise=[*draws[:4], 9 * draws[4]], **run)
     assert torch.equal(out, changed)
     # The first item was x_T:
-    given = ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, noise=draws[1:], x_T=draws[0], **run)
+    given = sampled(wavy_denoiser, y, noise=draws[1:], x_T=draws[0], **run)
     assert torch.equal(out, given)
     with pytest.raises(ValueError, match='noise ran out'):
-        ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, noise=draws[:4], **run)
+        sampled(wavy_denoiser, y, noise=draws[:4], **run)
 
 
 @pytest.mark.parametrize('operator', [OPERATOR, AveragePoolDownsample(4)], ids=repr)
 @pytest.mark.parametrize('size', [(4, 10), (3, 1)], ids=str)
 def test_result_degrades_to_the_measurement(operator, size, rng):
     y = 2 * torch.rand(2, 3, *size, generator=rng) - 1
-    out = ddnm_sample(wavy_denoiser, y, operator, SCHEDULE, num_steps=7, generator=rng)
+    out = sampled(wavy_denoiser, y, operator=operator, num_steps=7, generator=rng)
     assert out.shape == (2, 3, 4 * size[0], 4 * size[1])
     assert out.dtype == y.dtype
     assert_close(operator.A(out), y, rtol=0, atol=1e-4)  # float32 at values up to about 4
@@ -175,7 +184,7 @@ def test_deterministic_sampling_of_a_gaussian_follows_the_exact_flow(rng):
     x_t = torch.randn(2, 3, 16, 40, generator=rng, dtype=torch.float64)
     y = torch.randn(2, 3, 4, 10, generator=rng, dtype=torch.float64)
     denoiser = gaussian_denoiser(mean, variance, OPERATOR)
-    out = ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, num_steps=250, eta=0, x_T=x_t)
+    out = sampled(denoiser, y, num_steps=250, eta=0, x_T=x_t)
     alpha_bar = float(SCHEDULE.alpha_bar_at(996))
     mean_z, start_z = OPERATOR.to_spectral(mean), OPERATOR.to_spectral(x_t)
     unit = (alpha_bar * variance + 1 - alpha_bar).sqrt()
@@ -216,7 +225,7 @@ def test_variance_of_a_gaussian_posterior(rule, eta, rng):
     y = torch.randn(2, 3, 8, 12, generator=rng)
     denoiser = gaussian_denoiser(0.0, variance)
     options = {'num_steps': num_steps, 'eta': eta, 'generator': rng, 'rule': rule}
-    out = ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, **options)
+    out = sampled(denoiser, y, **options)
     null = OPERATOR.to_spectral(out)[..., OPERATOR.singular_values(32, 48) == 0]
     expected = sampled_variance(variance, num_steps, eta, rule)
     assert null.var().item() == pytest.approx(expected, rel=0.06)
@@ -246,7 +255,7 @@ def test_covariance_of_a_correlated_gaussian(rng):
     y = OPERATOR.A(OPERATOR.from_spectral(mean.expand(20, 3, 8, 12).clone()))
     denoiser = gaussian_denoiser(0.0, variance, OPERATOR)
     options = {'num_steps': 500, 'eta': 1.0, 'rule': 'ddim', 'generator': rng}
-    out = OPERATOR.to_spectral(ddnm_sample(denoiser, 0 * y, OPERATOR, SCHEDULE, **options))
+    out = OPERATOR.to_spectral(sampled(denoiser, 0 * y, **options))
     null = OPERATOR.singular_values(8, 12) == 0
     scaled = out[..., null] / variance[null].sqrt()
     assert scaled.square().mean().item() == pytest.approx(1, abs=0.06)
@@ -266,11 +275,11 @@ def test_a_warm_start_sees_the_lower_levels_only(rng):
     y = torch.randn(2, 3, 8, 12, generator=rng)
     options = {'num_steps': 40, 'eta': 0.0, 'generator': rng}
     options |= {'start': 'lq', 'start_alpha_bar': 0.6, 'x_T': torch.zeros(2, 3, 32, 48)}
-    ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, **options)
+    sampled(denoiser, y, **options)
     levels = SCHEDULE.alpha_bar_at(torch.tensor(seen))
     assert 0.6 <= levels.min() < 0.7 and len(seen) == 40
     options['x_T'] = None
-    out = ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, **options)
+    out = sampled(denoiser, y, **options)
     null = OPERATOR.to_spectral(out)[..., OPERATOR.singular_values(32, 48) == 0]
     expected = sampled_variance(0.25, 40, 0.0, start_alpha_bar=0.6)
     assert null.var().item() == pytest.approx(expected, rel=0.06)
@@ -286,7 +295,7 @@ def test_temperature_scales_all_noise(temperature, rule, rng):
     options = {'num_steps': 20, 'eta': 0.5, 'travel': (5, 2), 'start': 'lq', 'rule': rule}
     denoiser = gaussian_denoiser(0.0, 0.25)
     full, cool = (
-        ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, noise=draws, temperature=factor, **options)
+        sampled(denoiser, y, noise=draws, temperature=factor, **options)
         for factor in (1.0, temperature)
     )
     assert full.std() > 0.2, 'there is something to scale'
@@ -304,13 +313,13 @@ def test_at_temperature_0_the_denoiser_sees_no_noise(rng):
         return (x_t - 0.9 * x_t.mean()) * (1 - alpha_bar).sqrt()
 
     options = {'num_steps': 5, 'start': 'lq', 'end_alpha_bar': 0.99, 'temperature': 0, 'eta': 1.0}
-    out = ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, generator=rng, **options)
+    out = sampled(denoiser, y, generator=rng, **options)
     levels = [level for level, _ in seen]
     assert levels == sorted(levels) and levels[0] >= 0.5 and levels[-1] <= 0.99
     assert_close(seen[0][1], OPERATOR.A_pinv(y), rtol=0, atol=1e-5)
     for _, image in seen:
         assert_close(OPERATOR.A(image), y, rtol=0, atol=1e-5)
-    other = ddnm_sample(denoiser, y, OPERATOR, SCHEDULE, generator=rng, **options)
+    other = sampled(denoiser, y, generator=rng, **options)
     assert torch.equal(out, other), 'nothing in it is random'
 
 
@@ -320,17 +329,17 @@ def test_a_warm_start_from_another_image(rng):
     image = torch.randn(2, 3, 16, 24, generator=rng, dtype=torch.float64)
     options = {'num_steps': 1, 'start': 'lq', 'start_alpha_bar': 1 - 2e-6, 'generator': rng}
     options |= {'x0_start': image}
-    out = ddnm_sample(lambda x_t, t: 0 * x_t, y, OPERATOR, SCHEDULE, **options)
+    out = sampled(lambda x_t, t: 0 * x_t, y, **options)
     assert_close(out, OPERATOR.project(image, y), rtol=0, atol=0.02)
     options['x0_start'] = image[:1]
     with pytest.raises(ValueError, match=r'x0_start is \(1, 3, 16, 24\), but must be'):
-        ddnm_sample(lambda x_t, t: 0 * x_t, y, OPERATOR, SCHEDULE, **options)
+        sampled(lambda x_t, t: 0 * x_t, y, **options)
 
 
 def test_the_smallest_warm_start_gives_a_pinv_back(rng):
     y = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
     options = {'num_steps': 1, 'start': 'lq', 'start_alpha_bar': 1 - 2e-6, 'generator': rng}
-    out = ddnm_sample(lambda x_t, t: 0 * x_t, y, OPERATOR, SCHEDULE, **options)
+    out = sampled(lambda x_t, t: 0 * x_t, y, **options)
     assert_close(out, OPERATOR.A_pinv(y), rtol=0, atol=0.01)
 
 
@@ -374,7 +383,7 @@ def test_ddnm_plus_is_the_paper_in_dense_loops(rng):
     settings = {'num_steps': 10, 'eta': 0.6, 'sigma_y': 0.3}
     y = torch.randn(2, 1, 2, 4, generator=rng, dtype=torch.float64)
     x_t, *noises = torch.randn(11, 2, 1, 8, 16, generator=rng, dtype=torch.float64)
-    out = ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, x_T=x_t, noise=noises, **settings)
+    out = sampled(wavy_denoiser, y, x_T=x_t, noise=noises, **settings)
     for i in range(2):
         expected = dense_ddnm_plus(y[i], x_t[i, 0], [n[i, 0] for n in noises], **settings)
         assert_close(out[i, 0], expected, rtol=0, atol=1e-9)
@@ -411,9 +420,7 @@ def test_without_noise_ddnm_plus_is_ddnm(rng):
     draws = torch.randn(21, 2, 3, 16, 40, generator=rng, dtype=torch.float64)
 
     def sample(**options):
-        return ddnm_sample(
-            wavy_denoiser, y, OPERATOR, SCHEDULE, num_steps=20, noise=draws, **options
-        )
+        return sampled(wavy_denoiser, y, num_steps=20, noise=draws, **options)
 
     plain = sample(eta=0.85)
     assert torch.equal(plain, sample(eta=0.85, sigma_y=0.0))
@@ -438,11 +445,9 @@ def test_noise_model_improves_a_noisy_measurement(rng):
     post_mean = prior_z + gain * (y_z - prior_z)
 
     def sample(sigma):
-        out = ddnm_sample(
+        out = sampled(
             gaussian_denoiser(mean, variance),
             y,
-            OPERATOR,
-            SCHEDULE,
             num_steps=100,
             sigma_y=sigma,
             generator=torch.Generator().manual_seed(3),
@@ -463,9 +468,7 @@ def test_a_sample_does_not_depend_on_its_batch(rng):
 
     def sample(indices):
         generators = [torch.Generator().manual_seed(40 + i) for i in indices]
-        return ddnm_sample(
-            wavy_denoiser, y[indices], OPERATOR, SCHEDULE, num_steps=8, generator=generators
-        )
+        return sampled(wavy_denoiser, y[indices], num_steps=8, generator=generators)
 
     both = sample([0, 1])
     assert_close(both[:1], sample([0]), rtol=0, atol=1e-5)
@@ -477,11 +480,9 @@ def test_a_sample_does_not_depend_on_its_batch(rng):
 def test_a_seed_means_the_same_noise_in_every_dtype(rng):
     y = torch.rand(2, 3, 4, 6, generator=rng)
     single, double = (
-        ddnm_sample(
+        sampled(
             gaussian_denoiser(0.0, 0.3),
             y.to(dtype),
-            OPERATOR,
-            SCHEDULE,
             num_steps=8,
             generator=torch.Generator().manual_seed(0),
         )
@@ -495,7 +496,7 @@ def test_inputs_are_left_alone_and_no_gradient_is_kept(rng):
     y = torch.rand(2, 3, 4, 6, generator=rng).requires_grad_()
     x_t = torch.randn(2, 3, 16, 24, generator=rng)
     before = x_t.clone()
-    out = ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, num_steps=3, x_T=x_t, generator=rng)
+    out = sampled(wavy_denoiser, y, num_steps=3, x_T=x_t, generator=rng)
     assert not out.requires_grad
     assert torch.equal(x_t, before)
 
@@ -511,7 +512,7 @@ def test_memory_does_not_grow_with_the_steps(sigma_y, rng):
         return eps
 
     options = {'num_steps': 30, 'travel': (2, 2), 'sigma_y': sigma_y, 'generator': rng}
-    ddnm_sample(denoiser, torch.zeros(2, 3, 2, 3), OPERATOR, SCHEDULE, **options)
+    sampled(denoiser, torch.zeros(2, 3, 2, 3), **options)
     assert len(alive) > 30
     assert max(alive) <= 4
 
@@ -519,7 +520,7 @@ def test_memory_does_not_grow_with_the_steps(sigma_y, rng):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'num_steps': 0}, 'diffusion:num_steps is 0, but the schedule has 1000 levels'),
+        ({'num_steps': 0}, 'diffusion:num_steps is 0, but must be at least 1'),
         ({'num_steps': 1001}, 'diffusion:num_steps is 1001, but the schedule has 1000 levels'),
         ({'num_steps': 900, 'start': 'lq'}, 'num_steps is 900.*with alpha_bar in 0.5 '),
         ({'start': 'lr'}, "diffusion:start is 'lr'"),
@@ -527,12 +528,12 @@ def test_memory_does_not_grow_with_the_steps(sigma_y, rng):
         ({'grid': 'linear'}, "diffusion:grid is 'linear'"),
         ({'rule': 'ddimm'}, 'Did you mean `ddim`'),
         ({'rule': 'ddim', 'sigma_y': 0.1}, 'rule is ddim, but a noisy input .sigma_y = 0.1'),
-        ({'num_steps': 2.5}, 'diffusion:num_steps is 2.5, but must be an integer'),
+        ({'num_steps': 2.5}, 'diffusion:num_steps is 2.5, but must be a whole number'),
         ({'eta': 1.2}, 'diffusion:eta is 1.2, but must be at most 1'),
         ({'sigma_y': -0.1}, 'diffusion:sigma_y is -0.1'),
         ({'travel': 3}, 'diffusion:travel is 3, but must be two integers'),
         ({'travel': (0, 2)}, 'diffusion:travel length is 0'),
-        ({'travel': (1, 0.5)}, 'diffusion:travel repeats is 0.5, but must be an integer'),
+        ({'travel': (1, 0.5)}, 'diffusion:travel repeats is 0.5, but must be a whole number'),
         ({'x_T': torch.zeros(2, 3, 8, 8)}, r'x_T is \(2, 3, 8, 8\), but must be \(2, 3, 8, 12\)'),
         ({'noise': [torch.zeros(1)]}, r'noise is \(1,\), but must be \(2, 3, 8, 12\)'),
         ({'noise': [], 'generator': torch.Generator()}, 'Both noise and generator'),
@@ -542,18 +543,16 @@ def test_memory_does_not_grow_with_the_steps(sigma_y, rng):
 def test_bad_options(change, message):
     options = {'num_steps': 4} | change
     with pytest.raises(ValueError, match=message):
-        ddnm_sample(wavy_denoiser, torch.zeros(2, 3, 2, 3), OPERATOR, SCHEDULE, **options)
+        sampled(wavy_denoiser, torch.zeros(2, 3, 2, 3), **options)
 
 
 def test_bad_tensors():
     with pytest.raises(ValueError, match=r'y is torch.int64 of shape \(2, 3, 2, 3\)'):
         y = torch.zeros(2, 3, 2, 3, dtype=torch.int64)
-        ddnm_sample(wavy_denoiser, y, OPERATOR, SCHEDULE, num_steps=4)
+        sampled(wavy_denoiser, y, num_steps=4)
     with pytest.raises(ValueError, match=r'The denoiser made \(2, 4, 8, 12\).*num_out_ch'):
-        ddnm_sample(
+        sampled(
             lambda x_t, t: x_t.new_zeros(2, 4, 8, 12),
             torch.zeros(2, 3, 2, 3),
-            OPERATOR,
-            SCHEDULE,
             num_steps=4,
         )

@@ -85,7 +85,7 @@ def test_is_frozen():
         ((-1e-4, 1e-2), 'schedule:beta_start is -0.0001'),
         ((0.0, 1e-2), 'alpha_bar must fall strictly'),
         ((1e-4, 1e-2, 0), 'schedule:num_train_steps is 0, but must be at least 1'),
-        ((1e-4, 1e-2, 10.5), 'num_train_steps is 10.5, must be an integer'),
+        ((1e-4, 1e-2, 10.5), 'num_train_steps is 10.5, but must be a whole number'),
         (('1e-4', 1e-2), r"schedule:beta_start is '1e-4' \(str\)"),
     ],
 )

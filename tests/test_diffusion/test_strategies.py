@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from defsr.diffusion import BicubicDownsample, NoiseSchedule, ddnm_sample
-from defsr.diffusion.strategies import STRATEGIES, sample_any_size
+from defsr.diffusion import BicubicDownsample, NoiseSchedule, SamplingOptions, ddnm_sample
+from defsr.diffusion.options import STRATEGIES
+from defsr.diffusion.strategies import sample_any_size
 from defsr.diffusion.windows import CanvasNoise, Window
 
 SCHEDULE = NoiseSchedule.linear(1e-6, 1e-2)
 OPERATOR = BicubicDownsample(4)
-SAMPLING = {'num_steps': 8, 'eta': 0.85, 'sigma_y': 0.0}
+SAMPLING = SamplingOptions(num_steps=8, tile=64, overlap=32, windows_per_batch=3)
 
 
 def pointwise(x_t, t):
@@ -19,12 +22,10 @@ def pointwise(x_t, t):
     return x_t * (1 - alpha_bar).sqrt() / (0.25 * alpha_bar + 1 - alpha_bar)
 
 
-def sample(strategy, y, denoiser=pointwise, **options):
-    options = {'side': 64, 'overlap': 32, 'windows_per_batch': 3} | options
+def sample(strategy, y, progress=None):
+    options = replace(SAMPLING, strategy=strategy)
     noise = CanvasNoise(range(len(y)))
-    return sample_any_size(
-        denoiser, y, OPERATOR, SCHEDULE, noise, SAMPLING, strategy=strategy, **options
-    )
+    return sample_any_size(pointwise, y, OPERATOR, options, noise, progress)
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
@@ -39,8 +40,8 @@ def test_the_whole_image_degrades_to_y(strategy, size, rng):
 def test_one_window_is_no_tiling(rng):
     y = torch.randn(2, 3, 12, 16, generator=rng)
     expected = ddnm_sample(
-        pointwise, y, OPERATOR, SCHEDULE,
-        noise=CanvasNoise(range(2)).stream(Window(0, 48, 0, 64)), **SAMPLING,
+        pointwise, y, OPERATOR, SAMPLING,
+        noise=CanvasNoise(range(2)).stream(Window(0, 48, 0, 64)),
     )  # fmt: skip
     for strategy in STRATEGIES:
         assert torch.equal(sample(strategy, y), expected)
@@ -59,8 +60,8 @@ def test_later_windows_replace_or_respect_earlier_ones(rng):
     first, second = Window(0, 64, 0, 64), Window(0, 64, 32, 96)
     alone = {
         window: ddnm_sample(
-            pointwise, window.cut(y, 4), OPERATOR, SCHEDULE,
-            noise=CanvasNoise(range(1)).stream(window), **SAMPLING,
+            pointwise, window.cut(y, 4), OPERATOR, SAMPLING,
+            noise=CanvasNoise(range(1)).stream(window),
         )
         for window in (first, second)
     }  # fmt: skip
