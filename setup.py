@@ -23,6 +23,7 @@ setup(
         'tb-nightly',
         'matplotlib',  # result pictures
         'pillow',  # EXIF, profiles, and the PIL degradation; comes with basicsr anyway
+        'scipy>=1.15',  # intervals of the benchmark's differences; comes with basicsr anyway
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap
 
 FEWEST = 6  # images that can show a difference: were there none, 2 of 2**6 would agree in sign
 
@@ -50,8 +51,15 @@ def paired_bootstrap(
         raise ValueError('There is no image that both methods have restored.')
     if samples < 1 or not 0 < level < 1:
         raise ValueError(f'samples is {samples} and level {level}; must be >= 1 and in 0..1.')
-    picks = np.random.default_rng(seed).integers(values.size, size=(samples, values.size))
-    means = values[picks].mean(axis=1)
-    tail = 50 * (1 - level)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Difference(float(values.mean()), float(low), float(high), values.size)
+    mean, number = float(values.mean()), values.size
+    if number == 1:
+        return Difference(mean, mean, mean, number)
+    low, high = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=samples,
+        confidence_level=level,
+        method='percentile',
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Difference(mean, float(low), float(high), number)

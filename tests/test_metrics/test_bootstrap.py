@@ -35,6 +35,14 @@ def test_two_images_by_hand():
     assert paired_bootstrap([0.0, 1.0], samples=1000)[1:3] == (0.0, 1.0)
 
 
+def test_the_draws_stay_the_same():
+    """Published intervals can be made again: a seed means the same images."""
+    found = paired_bootstrap([0.31, -0.12, 0.05, 0.44, 0.27, -0.03, 0.18])
+    assert found == pytest.approx(
+        (0.1571428571428571, 0.022857142857142857, 0.2914642857142852, 7), abs=1e-12
+    )
+
+
 def test_repeats_with_the_seed():
     values = [0.1, -0.2, 0.4, 0.3]
     assert paired_bootstrap(values, seed=3) == paired_bootstrap(values, seed=3)
