@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import re
 import struct
+import warnings
 from collections.abc import Callable
+
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import DecompressionBombError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_MEGAPIXELS = 128.0
 KNOWN = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
-_PNG = b'\x89PNG\r\n\x1a\n'
-_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-_TIFF_SIZE = (256, 257)  # tags of width and height
-_JPEG = b'\xff\xd8\xff'
 _JPEG_SIZE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # "start of frame" markers
-
-
-class _UnknownError(Exception):
-    """No image, or one of another kind."""
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 256, 257, 274  # tags
+_SHORTEST = 26  # bytes, the head of a WebP or BMP file
 
 
 class _CutOffError(Exception):
@@ -33,6 +35,10 @@ def image_size(content: bytes, path: str) -> tuple[int, int]:
         content: of a PNG, JPEG, BMP, TIFF or WebP file.
         path: for messages.
 
+    Returns:
+        The sides that OpenCV's decoder gives the image: of all orientation tags it follows those
+        of TIFF alone.
+
     Raises:
         ValueError: for another kind of file, and for one that is cut off.
     """
@@ -43,7 +49,9 @@ def image_size(content: bytes, path: str) -> tuple[int, int]:
             f'{path} is cut off: the file ends before the image does. Copy it anew, or leave it '
             'out.'
         ) from None
-    except _UnknownError:
+    except DecompressionBombError as error:
+        raise ValueError(f'{path} is too large to be read safely: {error}') from None
+    except (OSError, SyntaxError, LookupError, TypeError, ValueError):
         raise ValueError(
             f'{path} cannot be read as an image ({", ".join(KNOWN)}). '
             'Replace the file or leave it out.'
@@ -63,22 +71,17 @@ def check_megapixels(
 
 
 def _reader(content: bytes) -> Callable[[bytes], tuple[int, int]]:
-    if content.startswith(_PNG):
-        return _png_size
-    if content.startswith(_JPEG):
-        return _jpeg_size
-    if content.startswith(b'BM'):
-        return _bmp_size
-    if content.startswith(_TIFF):
-        return _tiff_size
-    if content.startswith(b'RIFF') and content[8:12] == b'WEBP':
-        return _webp_size
-    raise _UnknownError
+    for start, reader in _READERS.items():
+        if re.match(start, content, re.DOTALL):
+            if len(content) < _SHORTEST:
+                raise _CutOffError
+            return reader
+    raise SyntaxError
 
 
 def _png_size(content: bytes) -> tuple[int, int]:
     width, height = struct.unpack_from('>II', content, 16)
-    position, kind = len(_PNG), b''
+    position, kind = 8, b''
     while kind != b'IEND':
         length, kind = struct.unpack_from('>I4s', content, position)
         position += length + 12
@@ -109,45 +112,33 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 
 def _bmp_size(content: bytes) -> tuple[int, int]:
-    old = struct.unpack_from('<I', content, 14)[0] == 12
-    width, height = struct.unpack_from('<HH' if old else '<ii', content, 18)
-    return abs(height), abs(width)
+    return BmpImageFile(io.BytesIO(content)).size[::-1]
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
-    length, kind = struct.unpack_from('<I4x4s', content, 4)
-    if length + 8 > len(content):
+    if struct.unpack_from('<I', content, 4)[0] + 8 > len(content):
         raise _CutOffError
-    if kind == b'VP8X':
-        width, height = (int.from_bytes(content[i : i + 3], 'little') + 1 for i in (24, 27))
-    elif kind == b'VP8L':
-        bits = struct.unpack_from('<I', content, 21)[0]
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from('<HH', content, 26))
-    return height, width
+    return WebPImageFile(io.BytesIO(content)).size[::-1]
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:
-    """Of the first page; BigTIFF has wider fields."""
-    order = '<' if content.startswith(b'II') else '>'
-    big = struct.unpack_from(order + 'H', content, 2)[0] == 43
-    start = struct.unpack_from(order + 'Q', content, 8)[0] if big else _long(order, content, 4)
-    count = struct.unpack_from(order + ('Q' if big else 'H'), content, start)[0]
-    first, step, field = (start + 8, 20, 12) if big else (start + 2, 12, 8)
-    found = {}
-    for position in range(first, first + step * min(count, 4096), step):
-        tag, kind = struct.unpack_from(order + 'HH', content, position)
-        if tag in _TIFF_SIZE:
-            form = {3: 'H', 4: 'I', 16: 'Q'}.get(kind)
-            if form is None:
-                raise _UnknownError
-            found[tag] = struct.unpack_from(order + form, content, position + field)[0]
-    if len(found) < len(_TIFF_SIZE):
-        raise _UnknownError
-    width, height = (found[tag] for tag in _TIFF_SIZE)
-    return height, width
+    """Of the first page. Pillow's class of TIFF images knows fewer kinds than OpenCV decodes."""
+    file, is_big = io.BytesIO(content), b'+' in content[2:4]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of tags that are cut off
+        tags = ImageFileDirectory_v2(file.read(16 if is_big else 8))
+        file.seek(tags.next)
+        tags.load(file)
+        size, orientation = (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]), tags.get(_TIFF_ORIENTATION, 1)
+    if not all(isinstance(side, int) for side in size):
+        raise TypeError
+    return size[::-1] if orientation in (5, 6, 7, 8) else size
 
 
-def _long(order: str, content: bytes, position: int) -> int:
-    return struct.unpack_from(order + 'I', content, position)[0]
+_READERS = {  # by how files begin
+    rb'\x89PNG\r\n\x1a\n': _png_size,
+    rb'\xff\xd8\xff': _jpeg_size,
+    rb'BM': _bmp_size,
+    rb'RIFF.{4}WEBP': _webp_size,
+    rb'II[*+]\0|MM\0[*+]': _tiff_size,
+}

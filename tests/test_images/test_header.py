@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from defsr.data.image_source import decode_array
 from defsr.images.header import check_megapixels, image_size
 
 PIXELS = cv2.blur(np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8), (3, 3))
@@ -77,6 +78,24 @@ def test_any_damage_is_a_clear_error_or_a_size(name):
             assert str(error).startswith('x ') and '\n' not in str(error)
         else:
             assert height >= 0 and width >= 0
+
+
+@pytest.mark.parametrize('name', ['png', 'jpeg', 'tiff', 'webp'])
+def test_it_is_the_size_of_the_decoded_image(name):
+    """Of all orientation tags OpenCV follows those of TIFF, whatever its flags say."""
+    kind, _ = FORMATS[name]
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        buffer = io.BytesIO()
+        Image.fromarray(PIXELS).save(buffer, kind, exif=exif)
+        content = buffer.getvalue()
+        assert image_size(content, 'x') == decode_array(content, 'x').shape[:2]
+
+
+def test_a_kind_of_tiff_that_pillow_does_not_open():
+    content = cv2.imencode('.tif', PIXELS.astype(np.float32))[1].tobytes()
+    assert image_size(content, 'x') == (40, 56)
 
 
 def test_other_files():
