@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
 FEWEST = 6  # images that can show a difference: were there none, 2 of 2**6 would agree in sign
 
@@ -54,6 +53,8 @@ def paired_bootstrap(
     mean, number = float(values.mean()), values.size
     if number == 1:
         return Difference(mean, mean, mean, number)
+    from scipy.stats import bootstrap  # a second, which the measuring need not wait for
+
     low, high = bootstrap(
         (values,),
         np.mean,
