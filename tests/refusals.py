@@ -318,7 +318,7 @@ OPTIONS = [
            'Unknown option `path:pretrained_network_g`. Did you mean `pretrain_network_g`?'),
     option('path', None, 'path is missing.'),
     option('train:total_iter', 0, 'train:total_iter is 0, but must be at least 1.'),
-    option('train:total_iter', 'many', "train:total_iter is 'many' (str), but must be a number."),
+    option('train:total_iter', 'many', "train:total_iter is 'many', but must be a whole number."),
     option('train:total_iter', 10.5, 'train:total_iter is 10.5, but must be a whole number.'),
     option('train:net_d_iters', 0, 'train:net_d_iters is 0, but must be at least 1.'),
     option('train:ema_decay', 2, 'train:ema_decay is 2, but must be at most 1.'),

@@ -33,7 +33,6 @@ from defsr.utils.checks import (
     check_choice,
     check_int,
     check_keys,
-    check_whole,
 )
 from defsr.utils.paths import find_pretrained
 
@@ -190,10 +189,10 @@ def _check_dataset(where: str, block: Mapping[str, object], phase: str, scale: o
 
 def _check_train(opt: Mapping[str, object], model_type: str) -> None:
     train = check_block('train', required(opt, '', 'train'))
-    check_whole('train:total_iter', required(train, 'train', 'total_iter'), 1)
+    check_int('train:total_iter', required(train, 'train', 'total_iter'), 1, or_float=True)
     for key, minimum in (('warmup_iter', -1), ('net_d_iters', 1), ('net_d_init_iters', 0)):
         if key in train:
-            check_whole(f'train:{key}', train[key], minimum)
+            check_int(f'train:{key}', train[key], minimum, or_float=True)
     if train.get('ema_decay') is not None:
         check_between('train:ema_decay', train['ema_decay'], 0, 1)
     required(train, 'train', 'optim_g')
@@ -250,7 +249,7 @@ def _check_loss(where: str, block: Mapping[str, object]) -> None:
 def _check_logger(block: Mapping[str, object]) -> None:
     check_keys('logger', block, LOGGER_KEYS)
     for key in ('print_freq', 'save_checkpoint_freq'):
-        check_whole(f'logger:{key}', required(block, 'logger', key), 1)
+        check_int(f'logger:{key}', required(block, 'logger', key), 1, or_float=True)
     use_tb = check_choice('logger:use_tb_logger', block.get('use_tb_logger', False), (True, False))
     if block.get('wandb') is not None:
         wandb = check_block('logger:wandb', block['wandb'])
@@ -265,7 +264,7 @@ def _check_val(opt: Mapping[str, object], is_train: bool, model_type: str) -> No
     val = check_block('val', required(opt, '', 'val'))
     check_choice('val:save_img', required(val, 'val', 'save_img'), (True, False))
     if is_train:
-        check_whole('val:val_freq', required(val, 'val', 'val_freq'), 1)
+        check_int('val:val_freq', required(val, 'val', 'val_freq'), 1, or_float=True)
     elif model_type != 'DEFModel' and val['save_img'] and 'suffix' not in val:
         raise ValueError('val:suffix is missing. Add `suffix: ~`, or the end of the file names.')
     if val.get('metrics') is None:

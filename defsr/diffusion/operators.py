@@ -22,7 +22,7 @@ from defsr.ops.resize import (
     downsample_bicubic,
     downsample_pil,
 )
-from defsr.utils.checks import check_choice, check_divisible
+from defsr.utils.checks import check_choice, check_divisible, check_int
 
 Kind = Literal['symmetric', 'pil', 'mean']
 
@@ -84,10 +84,8 @@ class SeparableDownsample(LinearOperator):
     """
 
     def __init__(self, kind: Kind, scale: int) -> None:
-        if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-            raise ValueError(f'scale is {scale!r}, but must be an integer of at least 1.')
         self._kind = kind
-        self.scale = scale
+        self.scale = check_int('scale', scale, 1)
 
     def _check(self, name: str, x: Tensor, scale: int) -> Tensor:
         if x.ndim != 4 or not x.is_floating_point():

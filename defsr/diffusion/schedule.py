@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defsr.utils.checks import check_at_least, check_between, check_choice, check_keys, check_whole
+from defsr.utils.checks import check_at_least, check_between, check_choice, check_int, check_keys
 
 ADM_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}  # of ADM's training
 
@@ -59,7 +59,7 @@ class NoiseSchedule:
         Raises:
             ValueError: for betas or a T out of range.
         """
-        num_train_steps = check_whole('schedule:num_train_steps', num_train_steps, 1)
+        num_train_steps = check_int('schedule:num_train_steps', num_train_steps, 1, or_float=True)
         check_between('schedule:beta_start', beta_start, 0, 1)
         check_between('schedule:beta_end', beta_end, beta_start, 1)
         beta = torch.linspace(beta_start, beta_end, num_train_steps, dtype=torch.float64)
@@ -82,7 +82,7 @@ class NoiseSchedule:
         Raises:
             ValueError: for values out of range.
         """
-        num_train_steps = check_whole('schedule:num_train_steps', num_train_steps, 1)
+        num_train_steps = check_int('schedule:num_train_steps', num_train_steps, 1, or_float=True)
         check_at_least('schedule:offset', offset, 0)
         check_between('schedule:max_beta', max_beta, 0, 1)
         u = torch.linspace(0, 1, num_train_steps + 1, dtype=torch.float64)

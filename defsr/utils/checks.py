@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -24,19 +24,23 @@ def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) ->
         ValueError: for the first unknown key, with the nearest known one.
     """
     for key in sorted(set(opt) - set(known)):
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f' Did you mean `{near[0]}`?' if near else ''
         option = f'{block}:{key}' if block else key
-        raise ValueError(f'Unknown option `{option}`.{hint} Known: {sorted(known)}.')
+        known = sorted(set(known))
+        raise ValueError(f'Unknown option `{option}`.{did_you_mean(key, known)} Known: {known}.')
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> object:
     """Return ``value`` if it is one of ``choices``; ValueError names the nearest one if not."""
     if value in list(choices):  # a list, since the value may not be hashable
         return value
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-    hint = f' Did you mean `{near[0]}`?' if near else ''
+    hint = did_you_mean(value, choices)
     raise ValueError(f'{name} is {value!r}, but must be one of {list(choices)}.{hint}')
+
+
+def did_you_mean(value: object, choices: Collection[object]) -> str:
+    """A question after the nearest choice, to follow a full stop; '' if none is near."""
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+    return f' Did you mean `{near[0]}`?' if near else ''
 
 
 def check_at_least(name: str, value: Number, minimum: Number) -> Number:
@@ -48,19 +52,17 @@ def check_at_least(name: str, value: Number, minimum: Number) -> Number:
     return value
 
 
-def check_whole(name: str, value: Number, minimum: int) -> int:
-    """Return ``value`` as int if it is a whole number (5e3 is) of at least ``minimum``."""
-    check_at_least(name, value, minimum)
-    if value != value // 1 or value == float('inf'):
-        raise ValueError(f'{name} is {value}, but must be a whole number. Nearest: {value:.0f}.')
-    return int(value)
+def check_int(
+    name: str, value: object, minimum: int, hint: str = '', *, or_float: bool = False
+) -> int:
+    """``value`` as int if it is a whole number of at least ``minimum``; ValueError if not.
 
-
-def check_int(name: str, value: object, minimum: int, hint: str = '') -> int:
-    """``value`` if it is a whole number, not written as 4.0, of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    With ``or_float`` it may be written as a float: 4.0, 5e3.
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int and not (or_float and isinstance(value, float) and value.is_integer()):
         raise ValueError(f'{name} is {value!r}, but must be a whole number{hint}.')
-    return check_at_least(name, value, minimum)
+    return int(check_at_least(name, value, minimum))
 
 
 def check_block(name: str, value: object) -> Mapping[str, object]:
@@ -70,6 +72,13 @@ def check_block(name: str, value: object) -> Mapping[str, object]:
             f'{name} is {value!r}, but must be a block of `key: value` lines. '
             'Indent its options below it.'
         )
+    return value
+
+
+def check_list(name: str, value: object, of: str = '', least: int = 0) -> Sequence:
+    """Return ``value`` if it is a list of ``least`` entries or more; ``of``: for the message."""
+    if not isinstance(value, (list, tuple)) or len(value) < least:
+        raise ValueError(f'{name} is {value!r}, but must be a list{of}.')
     return value
 
 

@@ -13,7 +13,6 @@ from defsr.config.blocks import (
     registered,
     required,
 )
-from defsr.utils.checks import check_int
 
 
 def make(size, num_feat=64, use_bias=True, name='a', sides=(1, 2), inner=None):
@@ -85,15 +84,6 @@ def test_arguments_that_fit():
     check_arguments('x', {'size': 1, 'more': 2}, make_any)
     with pytest.raises(ValueError, match='Unknown option `x:more`'):
         check_arguments('x', {'size': 1, 'more': 2}, make_any, strict=True)
-
-
-def test_whole_numbers():
-    assert check_int('x', 3, 0) == 3
-    for bad in (3.0, True, '3', None):
-        with pytest.raises(ValueError, match='^x is .*, but must be a whole number; or auto'):
-            check_int('x', bad, 0, '; or auto')
-    with pytest.raises(ValueError, match='at least 4'):
-        check_int('x', 3, 4)
 
 
 def test_keys_are_texts():

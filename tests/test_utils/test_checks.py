@@ -58,14 +58,24 @@ def test_above():
             checks.check_above('x', bad, 0)
 
 
-def test_whole():
-    assert checks.check_whole('x', 5e3, 1) == 5000
-    assert isinstance(checks.check_whole('x', 5e3, 1), int)
-    with pytest.raises(ValueError, match='x is 2.6, but must be a whole number. Nearest: 3'):
-        checks.check_whole('x', 2.6, 1)
-    for bad in (0, float('nan'), float('inf'), True, '1', None, [1]):
-        with pytest.raises(ValueError, match='^x is '):
-            checks.check_whole('x', bad, 1)
+def test_whole_numbers():
+    assert checks.check_int('x', 3, 0) == 3
+    written_as_float = checks.check_int('x', 5e3, 1, or_float=True)
+    assert isinstance(written_as_float, int) and written_as_float == 5000
+    for bad in (2.6, float('nan'), float('inf'), True, '1', None, [1]):
+        for or_float in (False, True):
+            with pytest.raises(ValueError, match='^x is .*, but must be a whole number; or auto'):
+                checks.check_int('x', bad, 0, '; or auto', or_float=or_float)
+    with pytest.raises(ValueError, match='x is 3.0, but must be a whole number'):
+        checks.check_int('x', 3.0, 0)
+    with pytest.raises(ValueError, match='at least 4'):
+        checks.check_int('x', 3, 4)
+
+
+def test_lists():
+    assert checks.check_list('x', (1, 2)) == (1, 2)
+    with pytest.raises(ValueError, match="^x is 'ab', but must be a list of methods.$"):
+        checks.check_list('x', 'ab', ' of methods')
 
 
 def test_block():
