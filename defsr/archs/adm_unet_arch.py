@@ -7,7 +7,7 @@ gradient checkpointing are left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ from defsr.archs.adm_blocks import (
     timestep_embedding,
     zeroed,
 )
-from defsr.utils.checks import check_at_least
+from defsr.utils.checks import check_int
 
 CHANNEL_MULT = {
     64: (1, 2, 3, 4),
@@ -87,7 +87,7 @@ class ADMUNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_at_least('num_res_block', num_res_block, 1)
+        check_int('num_res_block', num_res_block, 1)
         widths = _level_widths(image_size, num_feat, channel_mult)
         make = _BlockFactory(
             emb_ch=4 * num_feat,
@@ -112,6 +112,14 @@ class ADMUNet(nn.Module):
         self.output_blocks = make.decoder(widths, skip_widths)
         last = conv3x3(widths[0], num_out_ch)
         self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU(), zeroed(last))
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse levels that do not fit together, as the constructor does."""
+        check_int(f'{where}:num_res_block', block['num_res_block'], 1)
+        size = block['image_size']
+        widths = _level_widths(size, block['num_feat'], block['channel_mult'])
+        _attention_levels(size, block['attention_resolutions'], len(widths))
 
     @property
     def stride(self) -> int:

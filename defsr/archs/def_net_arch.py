@@ -43,10 +43,8 @@ class DEFNet(nn.Module):
         scale: int = 4,
     ) -> None:
         super().__init__()
-        if scale != 4:
-            raise ValueError(f'network_g:scale is {scale}, but DEF is defined for 4 only.')
-        self.scale = scale
-        self.skip = check_choice('network_g:skip', skip, ('none', 'bicubic', 'de'))
+        self.check('network_g', {'skip': skip, 'scale': scale})
+        self.scale, self.skip = scale, skip
         self.transfer = build_network(dict(transfer))
         self.aggregator = build_network(dict(aggregator))
         if skip != 'none':
@@ -59,6 +57,13 @@ class DEFNet(nn.Module):
                 )
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would; ValueError names the option."""
+        check_choice(f'{where}:skip', block['skip'], ('none', 'bicubic', 'de'))
+        if block['scale'] != 4:
+            raise ValueError(f'{where}:scale is {block["scale"]}, but DEF is defined for 4 only.')
 
     def forward(self, lq: Tensor, aligned: Alignment) -> Restoration:
         """Super-resolve with textures at their matches.

@@ -69,6 +69,11 @@ class DiffusersUNet(nn.Module):
         self.unet = _load(unet_folder)
         self.eval()
 
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse a folder that the constructor would; reads no weights."""
+        _checked_config(_parts(block['folder'])[0])
+
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(N,3,H,W) about [-1,1] and (N,) timesteps, fractions allowed -> (N,3 or 6,H,W).
 

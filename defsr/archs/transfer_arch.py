@@ -10,10 +10,12 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.interface import Alignment
-from defsr.archs.levels import LEVEL_FACTORS, VGG_CHANNELS
+from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
-from defsr.utils.checks import check_choice
+from defsr.utils.checks import check_choice, check_int
+
+WHERE = 'network_g:transfer'  # in an option file
 
 
 @ARCH_REGISTRY.register()
@@ -45,24 +47,31 @@ class DCNTransferArch(nn.Module):
         backend: Backend = 'auto',
     ) -> None:
         super().__init__()
-        self.num_ch = dict(num_ch or VGG_CHANNELS)
+        self.check(WHERE, {'num_ch': num_ch, 'num_group': num_group, 'backend': backend})
+        self.num_ch = check_channels(WHERE, num_ch)
         self.use_confidence = use_confidence
-        self.backend = check_choice('backend', backend, get_args(Backend))
+        self.backend = backend
         self.num_group = num_group
         self.offset = nn.ModuleDict()
         self.weight = nn.ParameterDict()
         self.bias = nn.ParameterDict()
         for level, channels in self.num_ch.items():
-            check_choice('num_ch level', level, LEVEL_FACTORS)
-            if channels % num_group:
-                raise ValueError(
-                    f'transfer:num_group is {num_group}, but must divide the {channels} channels '
-                    f'of {level}.'
-                )
             self.offset[level] = _offset_branch(channels, num_offset_feat or channels, num_group)
             weight = torch.zeros(channels, channels, 3, 3)
             self.weight[level] = nn.Parameter(nn.init.dirac_(weight))
             self.bias[level] = nn.Parameter(torch.zeros(channels))
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would; ValueError names the option."""
+        check_choice(f'{where}:backend', block['backend'], get_args(Backend))
+        num_group = check_int(f'{where}:num_group', block['num_group'], 1)
+        for level, channels in check_channels(where, block['num_ch']).items():
+            if channels % num_group:
+                raise ValueError(
+                    f'{where}:num_group is {num_group}, but must divide the {channels} channels '
+                    f'of {level}.'
+                )
 
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """Transfer the matched textures: level -> (N, C, f*h, f*w)."""
@@ -124,10 +133,15 @@ class HardTransferArch(nn.Module):
         overlap: Literal['count', 'nine'] = 'count',
     ) -> None:
         super().__init__()
-        self.num_ch = dict(num_ch or VGG_CHANNELS)
-        for level in self.num_ch:
-            check_choice('num_ch level', level, LEVEL_FACTORS)
-        self.overlap = check_choice('transfer:overlap', overlap, ('count', 'nine'))
+        self.check(WHERE, {'num_ch': num_ch, 'overlap': overlap})
+        self.num_ch = check_channels(WHERE, num_ch)
+        self.overlap = overlap
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """As of ``DCNTransferArch``."""
+        check_channels(where, block['num_ch'])
+        check_choice(f'{where}:overlap', block['overlap'], ('count', 'nine'))
 
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""

@@ -10,7 +10,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.levels import VGG_CHANNELS
+from defsr.archs.levels import LEVEL_FACTORS, check_channels
+from defsr.utils.checks import check_int
 
 MATRIX_SIDE = 128  # up to this side bicubic upsampling is a product with matrices
 
@@ -45,9 +46,9 @@ class TTSRAggregator(nn.Module):
         use_soft_attention: bool = True,
     ) -> None:
         super().__init__()
-        if len(num_block) != 4:
-            raise ValueError(f'num_block is {list(num_block)}, expected four numbers of blocks.')
-        num_ch = dict(num_ch or VGG_CHANNELS)
+        where = 'network_g:aggregator'
+        self.check(where, {'num_block': num_block, 'num_ch': num_ch})
+        num_ch = check_channels(where, num_ch)
         self.use_feat_de = use_feat_de
         self.use_soft_attention = use_soft_attention
         texture_ch = {level: ch * (1 + use_feat_de) for level, ch in num_ch.items()}
@@ -75,6 +76,17 @@ class TTSRAggregator(nn.Module):
         self.tail = nn.Sequential(
             _conv3(num_feat, num_feat // 2), nn.Conv2d(num_feat // 2, num_out_ch, 1)
         )
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would; ValueError names the option."""
+        num_block = [*block['num_block']]
+        if len(num_block) != 4:
+            raise ValueError(f'{where}:num_block is {num_block}, expected four numbers of blocks.')
+        for number in num_block:
+            check_int(f'An entry of {where}:num_block', number, 0)
+        if {*LEVEL_FACTORS} - {*check_channels(where, block['num_ch'])}:
+            raise ValueError(f'{where}:num_ch must have all of {[*LEVEL_FACTORS]}.')
 
     @property
     def last_layer(self) -> nn.Conv2d:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from defsr.utils.checks import check_at_least
+from defsr.utils.checks import check_int
 
 _STRIDE = 32  # five stages, each halving the size
 
@@ -35,9 +35,9 @@ class TTSRDiscriminator(nn.Module):
         self, num_in_ch: int = 3, num_feat: int = 32, input_size: int | Sequence[int] = 160
     ) -> None:
         super().__init__()
-        check_at_least('network_d:num_in_ch', num_in_ch, 1)
-        check_at_least('network_d:num_feat', num_feat, 1)
-        self.input_size = _check_size(input_size)
+        given = {'num_in_ch': num_in_ch, 'num_feat': num_feat, 'input_size': input_size}
+        self.check('network_d', given)
+        self.input_size = _check_size('network_d', input_size)
         widths = [num_in_ch, *(num_feat * 2**i for i in range(5))]
         stages = [
             layer
@@ -57,6 +57,13 @@ class TTSRDiscriminator(nn.Module):
             nn.Linear(1024, 1),
         )
 
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would; ValueError names the option."""
+        for key in ('num_in_ch', 'num_feat'):
+            check_int(f'{where}:{key}', block[key], 1)
+        _check_size(where, block['input_size'])
+
     def forward(self, x: Tensor) -> Tensor:
         """(N,num_in_ch,H,W) in [0,1] -> (N,1), unbounded. ValueError if not of ``input_size``."""
         if tuple(x.shape[-2:]) != self.input_size:
@@ -68,7 +75,7 @@ class TTSRDiscriminator(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
-def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
+def _check_size(where: str, size: int | Sequence[int]) -> tuple[int, int]:
     is_one = isinstance(size, (int, float))
     sides = (size, size) if is_one else tuple(size)
     is_valid = len(sides) == 2 and all(
@@ -78,6 +85,6 @@ def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
         return sides
     nearest = [max(round(float(side) / _STRIDE), 1) * _STRIDE for side in sides[:2]]
     raise ValueError(
-        f'network_d:input_size is {size}, but must be one multiple of {_STRIDE} or two, [height, '
+        f'{where}:input_size is {size}, but must be one multiple of {_STRIDE} or two, [height, '
         f'width]. Nearest: {nearest[0] if is_one else nearest}.'
     )

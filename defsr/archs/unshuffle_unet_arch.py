@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn as nn
@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from defsr.archs.adm_blocks import timestep_embedding, zeroed
-from defsr.utils.checks import check_at_least
+from defsr.utils.checks import check_int
 
 
 class FilmBlock(nn.Module):
@@ -62,8 +62,7 @@ class UnshuffleUNet(nn.Module):
         emb_ch: int = 128,
     ) -> None:
         super().__init__()
-        check_at_least('num_block', num_block, 1)
-        check_at_least('unshuffle', unshuffle, 1)
+        self.check('UnshuffleUNet', {'num_block': num_block, 'unshuffle': unshuffle})
         self.unshuffle, self.emb_ch = unshuffle, emb_ch
         self.stride = unshuffle * 2 ** (len(num_feat) - 1)
         self.embed = nn.Sequential(nn.Linear(emb_ch, emb_ch), nn.SiLU(), nn.Linear(emb_ch, emb_ch))
@@ -79,6 +78,12 @@ class UnshuffleUNet(nn.Module):
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairs)
         self.merge = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in pairs)
         self.tail = nn.Conv2d(num_feat[0], num_out_ch * unshuffle**2, 3, 1, 1)
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would; ValueError names the option."""
+        for key in ('num_block', 'unshuffle'):
+            check_int(f'{where}:{key}', block[key], 1)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(N,C,H,W) about [-1,1] and (N,) timesteps, fractions allowed -> (N,num_out_ch,H,W).

@@ -38,7 +38,7 @@ class VGGTrunk(nn.Module):
             ``defsr.tools.convert_vgg``, or torchvision's VGG state dict
             (``vgg19-dcbb9e9d.pth``). ``none``: untrained, always the same random numbers.
             Default: ``torchvision``.
-        option (str): the option that ``weights`` came from, for messages.
+        where (str): the block that these came from, for messages.
 
     Raises:
         ValueError: for an unknown layer or type, and for a file of another type, without a layer
@@ -53,10 +53,11 @@ class VGGTrunk(nn.Module):
         vgg_type: str = 'vgg19',
         weights: str = 'torchvision',
         *,
-        option: str = 'network_t:weights',
+        where: str = 'network_t',
     ) -> None:
         super().__init__()
-        names = check_layers(layers, vgg_type)
+        self.check(where, {'layers': layers, 'vgg_type': vgg_type, 'weights': weights})
+        names = NAMES[vgg_type]
         self.vgg_type = vgg_type
         self.layers = tuple(sorted(set(layers), key=names.index))
         names = names[: names.index(self.layers[-1]) + 1]
@@ -74,9 +75,22 @@ class VGGTrunk(nn.Module):
         elif weights == 'torchvision':
             self.load_state_dict(_download(vgg_type))
         else:
-            self.load_state_dict(_read_trunk(weights, vgg_type, self.state_dict(), option))
+            state = _read_trunk(weights, vgg_type, self.state_dict(), f'{where}:weights')
+            self.load_state_dict(state)
         self.requires_grad_(False)
         self.eval()
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would. Errors as its own; reads no file."""
+        vgg_type, layers, weights = block['vgg_type'], block['layers'], block['weights']
+        names = NAMES[check_choice(f'{where}:vgg_type', vgg_type, VGG_TYPES)]
+        if isinstance(layers, str) or not layers:
+            raise ValueError(f'{where}:layers is {layers!r}, but must be a list such as [relu1_1].')
+        for layer in layers:
+            check_choice(f'{where}: a layer of {vgg_type}', layer, names)
+        if weights not in ('torchvision', 'none'):
+            find_pretrained(weights, f'{where}:weights')
 
     def train(self, mode: bool = True) -> VGGTrunk:
         """Stay in eval mode, whatever ``mode`` says."""
@@ -141,16 +155,6 @@ def _reach(names: Sequence[str]) -> int:
         elif name.startswith('pool'):
             reach, pixel = reach + pixel, 2 * pixel
     return reach
-
-
-def check_layers(layers: Sequence[str], vgg_type: str) -> list[str]:
-    """All layers of a VGG in order; ValueError for another type, and unless it has ``layers``."""
-    names = NAMES[check_choice('vgg_type', vgg_type, VGG_TYPES)]
-    if isinstance(layers, str) or not layers:
-        raise ValueError(f'layers is {layers!r}, but must be a list such as [relu1_1].')
-    for layer in layers:
-        check_choice(f'a layer of {vgg_type}', layer, names)
-    return names
 
 
 def num_feat_of(layer: str) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from defsr.archs.levels import LEVEL_FACTORS
-from defsr.archs.vgg import VGGTrunk, check_layers, num_feat_of, stride_of
+from defsr.archs.vgg import VGGTrunk, num_feat_of, stride_of
 
 
 @ARCH_REGISTRY.register()
@@ -36,12 +36,25 @@ class VGGTextureExtractor(VGGTrunk):
         weights: str = 'torchvision',
         layers: Sequence[str] = tuple(LEVEL_FACTORS),
     ) -> None:
-        check_levels(layers, vgg_type)
         super().__init__(layers, vgg_type, weights)
         self.num_feat = {
             level: num_feat_of(layer)
             for level, layer in zip(LEVEL_FACTORS, self.layers, strict=True)
         }
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """As of ``VGGTrunk``; one layer for each level, at its size."""
+        super().check(where, block)
+        finest = max(LEVEL_FACTORS.values())
+        wanted = [finest // factor for factor in LEVEL_FACTORS.values()]
+        strides = [stride_of(layer) for layer in block['layers']]
+        if strides != wanted:
+            raise ValueError(
+                f'{where}:layers is {list(block["layers"])}, at strides {strides}, but must have '
+                f'one layer at each of the strides {wanted}, from fine to coarse, such as '
+                f'{list(LEVEL_FACTORS)}.'
+            )
 
     def forward(self, img: Tensor) -> dict[str, Tensor]:
         """(N,3,H,W) RGB in [0,1] -> level -> (N, C, f*H/4, f*W/4), f by ``LEVEL_FACTORS``."""
@@ -49,16 +62,3 @@ class VGGTextureExtractor(VGGTrunk):
         return {
             level: found[layer] for level, layer in zip(LEVEL_FACTORS, self.layers, strict=True)
         }
-
-
-def check_levels(layers: Sequence[str], vgg_type: str) -> None:
-    """ValueError unless there is one layer for each level, at its size."""
-    check_layers(layers, vgg_type)
-    finest = max(LEVEL_FACTORS.values())
-    wanted = [finest // factor for factor in LEVEL_FACTORS.values()]
-    strides = [stride_of(layer) for layer in layers]
-    if strides != wanted:
-        raise ValueError(
-            f'network_t:layers is {list(layers)}, at strides {strides}, but must have one layer '
-            f'at each of the strides {wanted}, from fine to coarse, such as {list(LEVEL_FACTORS)}.'
-        )

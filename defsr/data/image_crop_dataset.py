@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from defsr.data.augmentation import Position, crop, draw_item
 from defsr.data.image_source import ImageSource
-from defsr.data.triplet_options import BASICSR_KEYS
-from defsr.utils.checks import check_at_least, check_between, check_choice, check_keys
+from defsr.data.triplet_options import BASICSR_KEYS, backend_of, choice_of, place_of
+from defsr.utils.checks import check_between, check_int, check_keys
 
 KEYS = BASICSR_KEYS | {
     'dataroot_gt', 'gt_size', 'use_hflip', 'use_rot', 'zoom', 'keep_in_memory',
@@ -41,25 +41,30 @@ class ImageCropDataset(Dataset):
     """
 
     def __init__(self, opt: Mapping[str, object]) -> None:
-        block = f'datasets:{opt.get("name", "?")}'
-        check_keys(block, opt, KEYS)
-        if not opt.get('dataroot_gt'):
-            raise ValueError(f'{block}:dataroot_gt is missing. Name a folder of images.')
+        where = place_of(opt)
+        self.check(where, opt)
         self.opt = opt
-        self.gt_size = check_at_least(f'{block}:gt_size', opt.get('gt_size'), 8)
-        self.use_hflip = check_choice(
-            f'{block}:use_hflip', opt.get('use_hflip', True), (True, False)
+        self.gt_size = opt['gt_size']
+        self.use_hflip, self.use_rot = opt.get('use_hflip', True), opt.get('use_rot', True)
+        self.zoom = opt.get('zoom', 1)
+        self.kept: dict[int, Tensor] | None = {} if opt.get('keep_in_memory') else None
+        self.source = ImageSource(
+            f'{where}:dataroot_gt', opt['dataroot_gt'], backend_of(where, opt)
         )
-        self.use_rot = check_choice(f'{block}:use_rot', opt.get('use_rot', True), (True, False))
-        self.zoom = check_between(f'{block}:zoom', opt.get('zoom', 1), 0.1, 1)
-        keep = check_choice(
-            f'{block}:keep_in_memory', opt.get('keep_in_memory', False), (True, False)
-        )
-        self.kept: dict[int, Tensor] | None = {} if keep else None
-        backend = (opt.get('io_backend') or {}).get('type', 'disk')
-        check_choice(f'{block}:io_backend:type', backend, ('disk', 'lmdb'))
-        self.source = ImageSource(f'{block}:dataroot_gt', opt['dataroot_gt'], backend)
         self.names = self.source.names()
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse a block that the constructor would; reads no folder."""
+        check_keys(where, block, KEYS)
+        root = block.get('dataroot_gt')
+        if not isinstance(root, str) or not root:
+            raise ValueError(f'{where}:dataroot_gt is {root!r}, but must be a folder of images.')
+        check_int(f'{where}:gt_size', block.get('gt_size'), 8)
+        check_between(f'{where}:zoom', block.get('zoom', 1), 0.1, 1)
+        for key in ('use_hflip', 'use_rot', 'keep_in_memory'):
+            choice_of(where, block, key, (True, False))
+        backend_of(where, block)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -71,6 +71,11 @@ class RefTripletDataset(Dataset):
         self.entries = [self._find(pair) for pair in pairs]
         self._warn_of_leaks()
 
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse a block that the constructor would; reads no folder."""
+        TripletOptions.from_opt(block, where)
+
     def __len__(self) -> int:
         return len(self.entries)
 

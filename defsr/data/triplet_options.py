@@ -13,34 +13,14 @@ from defsr.utils.checks import check_above, check_block, check_choice, check_int
 
 SET_IT = '. Set it'
 BASICSR_KEYS = {
-    'name',
-    'type',
-    'phase',
-    'scale',
-    'io_backend',
-    'batch_size_per_gpu',
-    'num_worker_per_gpu',
-    'use_shuffle',
-    'dataset_enlarge_ratio',
-    'prefetch_mode',
-    'num_prefetch_queue',
-    'pin_memory',
-    'persistent_workers',
-    'mean',
-    'std',
-}
+    'name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_per_gpu', 'num_worker_per_gpu',
+    'use_shuffle', 'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
+    'persistent_workers', 'mean', 'std',
+}  # fmt: skip
 OWN_KEYS = {
-    *(f'dataroot_{root}' for root in ROOTS),
-    'pair_list',
-    'gt_size',
-    'use_hflip',
-    'use_rot',
-    'ref_augment',
-    'ref_size',
-    'degradation',
-    'max_megapixels',
-    'center_crop',
-}
+    *(f'dataroot_{root}' for root in ROOTS), 'pair_list', 'gt_size', 'use_hflip', 'use_rot',
+    'ref_augment', 'ref_size', 'degradation', 'max_megapixels', 'center_crop',
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,60 +53,79 @@ class TripletOptions:
     center_crop: int
 
     @classmethod
-    def from_opt(cls, opt: Mapping[str, object]) -> TripletOptions:
+    def from_opt(cls, opt: Mapping[str, object], where: str = '') -> TripletOptions:
         """Read a data set block, which is left as it is.
+
+        Args:
+            opt: its content, with ``phase`` and ``scale``.
+            where: its path in the option file. Default: by its ``name``.
 
         Raises:
             ValueError: for an unknown key, a value out of range or a combination without
                 meaning; the message names the option.
         """
-        block = f'datasets:{opt.get("name", "?")}'
+        block = where or place_of(opt)
         check_keys(block, opt, BASICSR_KEYS | OWN_KEYS)
         phase = check_choice(f'{block}:phase', opt.get('phase'), ('train', 'val', 'test'))
         for key in ('mean', 'std'):
             if opt.get(key) is not None:
                 raise ValueError(f'{block}:{key} is set, but images stay in [0, 1]. Remove it.')
-        scale = check_int(f'{block}:scale', opt.get('scale'), 1, SET_IT)
-        backend_opt = opt.get('io_backend') or {'type': 'disk'}
-        check_block(f'{block}:io_backend', backend_opt)
-        check_keys(f'{block}:io_backend', backend_opt, ('type',))
-        backend = backend_opt.get('type')
-        check_choice(f'{block}:io_backend:type', backend, ('disk', 'lmdb'))
+        scale = check_int('scale', opt.get('scale'), 1, SET_IT)
         is_train = phase == 'train'
         gt_size = _crop_side(block, 'gt_size', opt.get('gt_size'), scale) if is_train else 0
         ref_size = opt.get('ref_size') or gt_size
+        most = opt.get('max_megapixels', MAX_MEGAPIXELS)
         return cls(
             block=block,
             is_train=is_train,
             scale=scale,
-            backend=backend,
+            backend=backend_of(block, opt),
             roots=_roots(block, opt, is_train),
             ref_is_lq=opt.get('dataroot_ref') == 'lq',
             pair_list=opt.get('pair_list'),
             gt_size=gt_size,
             ref_size=_crop_side(block, 'ref_size', ref_size, scale) if is_train else 0,
-            use_hflip=_choice(block, opt, 'use_hflip', (True, False)),
-            use_rot=_choice(block, opt, 'use_rot', (True, False)),
-            ref_augment=_choice(block, opt, 'ref_augment', REF_AUGMENTS),
-            degradation=degradation_of(opt),
-            max_megapixels=_megapixels(block, opt),
+            use_hflip=choice_of(block, opt, 'use_hflip', (True, False)),
+            use_rot=choice_of(block, opt, 'use_rot', (True, False)),
+            ref_augment=choice_of(block, opt, 'ref_augment', REF_AUGMENTS),
+            degradation=degradation_of(opt, block),
+            max_megapixels=check_above(f'{block}:max_megapixels', most, 0),
             center_crop=_center_crop(block, opt, scale, is_train),
         )
 
 
-def degradation_of(opt: Mapping[str, object]) -> Degradation:
+def place_of(opt: Mapping[str, object]) -> str:
+    """A data set's block in messages, where its path in the option file is not known."""
+    return f'datasets:{opt.get("name", "?")}'
+
+
+def degradation_of(opt: Mapping[str, object], where: str = '') -> Degradation:
     """How a data set's block says that its LR images were made; MATLAB's way if it does not."""
-    option = f'datasets:{opt.get("name", "?")}:degradation'
+    option = f'{where or place_of(opt)}:degradation'
     return Degradation(opt.get('degradation', 'matlab'), opt['scale'], option)
 
 
-def _choice(block: str, opt: Mapping[str, object], key: str, choices: tuple):
-    """The first choice is the default."""
-    return check_choice(f'{block}:{key}', opt.get(key, choices[0]), choices)
+def one_degradation(opt: Mapping[str, object]) -> Degradation:
+    """The degradation that all data sets of an option file agree on; ValueError if they do not."""
+    kinds = {block.get('degradation', 'matlab') for block in opt['datasets'].values()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f'The data sets are degraded in different ways ({sorted(kinds)}). '
+            'Set datasets:*:degradation to the same.'
+        )
+    return Degradation(kinds.pop(), opt['scale'], 'datasets:*:degradation')
 
 
-def _megapixels(block: str, opt: Mapping[str, object]) -> float:
-    return check_above(f'{block}:max_megapixels', opt.get('max_megapixels', MAX_MEGAPIXELS), 0)
+def choice_of(where: str, opt: Mapping[str, object], key: str, choices: tuple):
+    """The value of a key; the first choice is the default."""
+    return check_choice(f'{where}:{key}', opt.get(key, choices[0]), choices)
+
+
+def backend_of(where: str, opt: Mapping[str, object]) -> str:
+    """``disk`` or ``lmdb``, of a data set's ``io_backend``."""
+    backend = check_block(f'{where}:io_backend', opt.get('io_backend') or {'type': 'disk'})
+    check_keys(f'{where}:io_backend', backend, ('type',))
+    return check_choice(f'{where}:io_backend:type', backend.get('type'), ('disk', 'lmdb'))
 
 
 def _center_crop(block: str, opt: Mapping[str, object], scale: int, is_train: bool) -> int:

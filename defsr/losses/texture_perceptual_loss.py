@@ -9,8 +9,9 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import nn
 
 from defsr.archs.vgg import VGGTrunk
-from defsr.utils.checks import check_choice
+from defsr.utils.checks import check_block, check_choice
 
+WHERE = 'train:perceptual_opt'  # in an option file
 _CRITERIA = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
 
 
@@ -51,16 +52,24 @@ class TexturePerceptualLoss(PerceptualLoss):
         criterion: str = 'l1',
     ) -> None:
         nn.Module.__init__(self)  # the parent's constructor would download a VGG
-        self.criterion_type = check_choice('perceptual_opt:criterion', criterion, _CRITERIA)
+        given = {'layer_weights': layer_weights, 'criterion': criterion}
+        self.check(WHERE, given | {'vgg_type': vgg_type, 'weights': weights})
+        self.criterion_type = criterion
         self.criterion = _CRITERIA[criterion]() if _CRITERIA[criterion] else None
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.layer_weights = dict(layer_weights)
-        option = 'train:perceptual_opt:weights'
-        self.vgg = VGGTrunk(list(layer_weights), vgg_type, weights, option=option)
+        self.vgg = VGGTrunk(list(layer_weights), vgg_type, weights, where=WHERE)
         if not use_input_norm:
             self.vgg.mean.zero_()
             self.vgg.std.fill_(1)
         if range_norm:  # ((x + 1) / 2 - mean) / std, as one shift and one factor
             self.vgg.mean.mul_(2).sub_(1)
             self.vgg.std.mul_(2)
+
+    @classmethod
+    def check(cls, where: str, block: Mapping[str, object]) -> None:
+        """Refuse arguments that the constructor would. Errors as its own; reads no file."""
+        check_choice(f'{where}:criterion', block['criterion'], _CRITERIA)
+        layers = [*check_block(f'{where}:layer_weights', block['layer_weights'])]
+        VGGTrunk.check(where, {**block, 'layers': layers})

@@ -102,5 +102,5 @@ def test_groups_must_divide_the_channels():
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match='overlap is .none., .* Did you mean `nine`'):
         HardTransferArch(NUM_CH, overlap='none')
-    with pytest.raises(ValueError, match='level is .relu4_1.'):
+    with pytest.raises(ValueError, match='A level of .*:num_ch is .relu4_1.'):
         HardTransferArch({'relu4_1': 8})

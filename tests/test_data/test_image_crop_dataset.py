@@ -76,7 +76,7 @@ def test_images_kept_in_memory_are_read_once(opt, monkeypatch):
         ({'gt_sise': 3}, 'Did you mean `gt_size`'),
         ({'gt_size': 4}, 'datasets:x:gt_size is 4, but must be at least 8'),
         ({'gt_size': None}, 'datasets:x:gt_size is None'),
-        ({'dataroot_gt': None}, 'datasets:x:dataroot_gt is missing'),
+        ({'dataroot_gt': None}, 'datasets:x:dataroot_gt is None, but must be a folder'),
         ({'use_rot': 3}, 'datasets:x:use_rot is 3'),
         ({'zoom': 0}, 'datasets:x:zoom is 0'),
         ({'keep_in_memory': 3}, 'datasets:x:keep_in_memory is 3'),
