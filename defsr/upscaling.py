@@ -11,15 +11,14 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.config.blocks import required
-from defsr.config.check import check_network
+from defsr.config.blocks import check_networks, check_path, required
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
 from defsr.images.form import Image, ImageForm, is_image
 from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, Restorer, method_class
 from defsr.ops.resize import upsample_bicubic
-from defsr.utils.checks import check_at_least, check_image, check_keys
+from defsr.utils.checks import check_at_least, check_block, check_image, check_int, check_keys
 from defsr.utils.paths import REPOSITORY
 
 NETWORK = REPOSITORY / 'options' / 'upscale.yml'
@@ -111,13 +110,16 @@ class Upscaler:
         where = Path(options).name
         for key in NETWORK_KEYS:
             required(opt, '', key)
-        check_network('network_g', opt['network_g'])
+        check_networks(opt)
         method = method_class(opt)
         check_keys(where, opt, (*NETWORK_KEYS, *method.blocks, *method.options))
-        self.scale = opt['scale']
+        for key in method.blocks:
+            required(opt, '', key)
+        self.scale = check_int('scale', opt['scale'], 2)
         if weights is not None:
-            opt['path'] = opt['path'] | {'pretrain_network_g': str(weights)}
-        required(opt['path'], 'path', 'pretrain_network_g')
+            opt['path'] = check_block('path', opt['path']) | {'pretrain_network_g': str(weights)}
+        required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
+        check_path(opt, look=weights is None)
         self.restorer = Restorer.build(
             opt,
             self.device,

@@ -204,6 +204,17 @@ def option(path: str, value: object, message: str, kind: str = '', run: Callable
     return Case(kind, lambda w: w.set(path, value), message, run)
 
 
+def of_file(file: str, path: str, value: object, message: str) -> Case:
+    """A case of one option in another file of the repository."""
+    made = option(path, value, message)
+
+    def spoil(workspace: Workspace) -> None:
+        workspace.opt = load_options(REPOSITORY / 'options' / file)
+        workspace.set(path, value)
+
+    return replace(made, kind=f'{made.kind} in `{file}`', spoil=spoil)
+
+
 def force(entry: str, message: str) -> Case:
     """A case of one ``--force_yml`` entry."""
     return Case(f'`--force_yml {entry}`', lambda w: w.arguments.append(entry), message)
@@ -228,7 +239,7 @@ OPTION_FILES = [
     Case('number as text', text('train: {optim_g: {lr: 1e-4}}'),
          "Option `train:optim_g:lr` is '1e-4', which YAML reads as text. Write `!!float 1e-4`"),
     Case('key that is no text', lambda w: w.opt['train'].update({True: 3}),
-         'train has the key True, which is no text. Quote it.'),
+         'The key True is no text. Quote it …'),
     Case('base that is not there', text('base: no.yml'),
          'no.yml does not exist. Check `base` in …o.yml.'),
     Case('base that is no text', text('base: ~'),
@@ -250,7 +261,7 @@ SMALL_DENOISER = {'type': 'ADMUNet', 'image_size': 32, 'num_feat': 32, 'num_res_
 DDNM = {'type': 'DDNMEnhancer', 'denoiser': SMALL_DENOISER}
 OPTIONS = [
     *(option(name, ABSENT, f'{name} is missing.') for name in (
-        'name', 'model_type', 'num_gpu', 'scale', 'datasets', 'datasets:train', 'path', 'network_g',
+        'name', 'model_type', 'num_gpu', 'datasets', 'datasets:train', 'path', 'network_g',
         'network_e', 'train', 'train:total_iter', 'train:optim_g', 'train:optim_g:type',
         'train:optim_g:lr', 'train:scheduler', 'logger', 'logger:print_freq',
         'logger:save_checkpoint_freq', 'val:val_freq', 'val:save_img',
@@ -263,6 +274,7 @@ OPTIONS = [
     option('num_gpu', -1, 'num_gpu is -1, but must be at least 0.'),
     option('num_gpu', 'two', "num_gpu is 'two', but must be a whole number; or write auto."),
     option('manual_seed', 'x', "manual_seed is 'x', but must be a whole number."),
+    option('scale', ABSENT, 'scale is None, but must be a whole number. Set it.'),
     option('scale', 4.0, 'scale is 4.0, but must be a whole number.'),
     option('match_search', 'fast', "match_search is 'fast', but must be one of ['exact', "),
     option('match_check', 'soft', "match_check is 'soft', but must be one of ['none', 'mask', "),
@@ -281,8 +293,8 @@ OPTIONS = [
     option('datasets:val:type', 'RefTripletDatset',
            "datasets:val:type is 'RefTripletDatset', …Did you mean `RefTripletDataset`?"),
     option('datasets:val:dataroot_fg', 'x',
-           'Unknown option `datasets:v:dataroot_fg`. Did you mean `dataroot_gt`?'),
-    option('datasets:val:dataroot_gt', 3, 'datasets:v:dataroot_gt is 3, but must be a folder.'),
+           'Unknown option `datasets:val:dataroot_fg`. Did you mean `dataroot_gt`?'),
+    option('datasets:val:dataroot_gt', 3, 'datasets:val:dataroot_gt is 3, but must be a folder.'),
     option('datasets:val:pair_list', ['0.png'],
            "pair_list is ['0.png'], but must be the path of a file."),
     option('datasets:train:io_backend', 'disk',
@@ -296,6 +308,12 @@ OPTIONS = [
     option('network_g:skipp', 'none', 'Unknown option `network_g:skipp`. Did you mean `skip`?'),
     option('network_g:transfer:num_groups', 4,
            'Unknown option `network_g:transfer:num_groups`. Did you mean `num_group`?'),
+    option('network_g:transfer:num_group', 7, 'network_g:transfer:num_group is 7, but must divide '
+           'the 64 channels of relu1_1.'),
+    option('network_g:skip', 'bicubc', "network_g:skip is 'bicubc', …Did you mean `bicubic`?"),
+    option('network_g:aggregator:num_block', [1, 2],
+           'network_g:aggregator:num_block is [1, 2], expected four numbers of blocks.',
+           '`network_g:aggregator:num_block` of two'),
     option('network_g:aggregator:num_feat', 'wide',
            "network_g:aggregator:num_feat is 'wide', but must be a number, such as 64."),
     option('network_g:aggregator:num_block', 4,
@@ -310,6 +328,18 @@ OPTIONS = [
     option('network_e', DDNM | {'channels_last': 'yes'},
            "network_e:channels_last is 'yes', but must be true or false, such as True.",
            '`network_e:channels_last: yes` as a text'),
+    option('network_e', DDNM | {'degradation': 'pil'},
+           'network_e:degradation is pil, but datasets:*:degradation is matlab. Set both to the '
+           'same.', '`network_e:degradation: pil` with data of MATLAB'),
+    option('network_e', DDNM | {'diffusion': {'num_step': 20}},
+           'Unknown option `network_e:diffusion:num_step`. Did you mean `num_steps`?',
+           '`network_e:diffusion:num_step: 20`'),
+    option('network_e', DDNM | {'diffusion': {'num_steps': -1}},
+           'diffusion:num_steps is -1, but must be at least 1',
+           '`network_e:diffusion:num_steps: -1`'),
+    option('network_t:layers', ['relu1_2'],
+           "network_t:layers is ['relu1_2'], at strides [1], but must have one layer at each of "
+           'the strides [1, 2, 4], from fine to coarse', 'one layer for three levels'),
     option('network_t:weights', 'vgg.pth', 'network_t:weights is vgg.pth, which does not exist.'),
     option('path:pretrain_network_g', 'w.pth',
            'path:pretrain_network_g is w.pth, which does not exist. Tried: w.pth, …'),
@@ -320,16 +350,24 @@ OPTIONS = [
     option('train:total_iter', 0, 'train:total_iter is 0, but must be at least 1.'),
     option('train:total_iter', 'many', "train:total_iter is 'many', but must be a whole number."),
     option('train:total_iter', 10.5, 'train:total_iter is 10.5, but must be a whole number.'),
+    option('train:rec_only_epoch', 2,
+           'Unknown option `train:rec_only_epoch`. Did you mean `rec_only_epochs`?'),
+    option('train:rec_only_epochs', -1, 'train:rec_only_epochs is -1, but must be at least 0.'),
+    option('train:grad_clip_norm', -1, 'train:grad_clip_norm is -1, but must be above 0.'),
+    option('train:nonfinite', 'skp', "train:nonfinite is 'skp', …Did you mean `skip`?"),
+    option('train:max_nonfinite', 'x', "train:max_nonfinite is 'x', but must be a whole number."),
     option('train:net_d_iters', 0, 'train:net_d_iters is 0, but must be at least 1.'),
     option('train:ema_decay', 2, 'train:ema_decay is 2, but must be at most 1.'),
     option('train:optim_g', 'Adam', "train:optim_g is 'Adam', but must be a block"),
     option('train:optim_g:type', 'AdamW', "train:optim_g:type is 'AdamW', …Did you mean `Adam`?"),
     option('train:optim_g:lr', 0, 'train:optim_g:lr is 0, but must be above 0.'),
     option('train:optim_g:lr', float('nan'), 'train:optim_g:lr is nan, but must be above 0.'),
+    option('train:optim_g:groups', {'transfer': 0},
+           'train:optim_g:groups:transfer is 0, but must be above 0.', 'a learning rate of 0'),
     option('train:optim_g:beta', [0, 1], 'Unknown option `train:optim_g:beta`. …`betas`?'),
     option('train:scheduler:type', 'StepLR', "train:scheduler:type is 'StepLR', …`MultiStepLR`?"),
     option('train:scheduler:milestones', 100,
-           'train:scheduler:milestones is 100, but must be a list. Write [100].'),
+           'train:scheduler:milestones is 100, but must be a list, such as [100].'),
     option('train:pixel_opt:type', 'L1', "train:pixel_opt:type is 'L1', …Did you mean `L1Loss`?"),
     option('train:pixel_opt:weight', 1, 'Unknown option `train:pixel_opt:weight`.'),
     option('train:gan_opt', {'type': 'GANLoss', 'gan_type': 'wgan'},
@@ -341,15 +379,33 @@ OPTIONS = [
            'perceptual loss with weights that are not there'),
     option('val:val_freq', 0, 'val:val_freq is 0, but must be at least 1.'),
     option('val:save_img', 'no way', "val:save_img is 'no way', but must be one of [True, False]."),
+    option('val:save_map', True, 'Unknown option `val:save_map`. Did you mean `save_maps`?'),
+    option('val:tb_images', -1, 'val:tb_images is -1, but must be at least 0.'),
     option('val:metrics:psnr:type', 'psnr',
            "val:metrics:psnr:type is 'psnr', …Did you mean `calculate_psnr`?"),
     option('val:metrics:psnr:test_y_chanel', True,
            'Unknown option `val:metrics:psnr:test_y_chanel`. Did you mean `test_y_channel`?'),
     option('logger:print_freq', 0, 'logger:print_freq is 0, but must be at least 1.'),
     option('logger:save_freq', 5, 'Unknown option `logger:save_freq`. '),
+    option('logger:keep_last', 0, 'logger:keep_last is 0, but must be at least 1.'),
+    option('logger:keep_best', 'pnsr', "logger:keep_best is 'pnsr', …Did you mean `psnr`?"),
+    option('logger:keep_best', 'CUFED/psnr',
+           "The data set of logger:keep_best is 'CUFED', but must be one of ['', 'v']."),
     option('logger:wandb', {'project': 'x', 'id': 3}, 'Unknown option `logger:wandb:id`.'),
     option('dist_params', {'backened': 'nccl'},
            'Unknown option `dist_params:backened`. …`backend`?'),
+    of_file('train_EDSR_x4.yml', 'train:ema_deca', 0.9,
+            'Unknown option `train:ema_deca`. Did you mean `ema_decay`?'),
+    of_file('train_EDSR_x4.yml', 'train:totl_iter', 9,
+            'Unknown option `train:totl_iter`. Did you mean `total_iter`?'),
+    of_file('train_ESRGAN_x4.yml', 'train:net_d_iter', 1,
+            'Unknown option `train:net_d_iter`. Did you mean `net_d_iters`?'),
+    of_file('train_ESRGAN_x4.yml', 'network_d', ABSENT,
+            'network_d is missing, which an adversarial loss needs.'),
+    of_file('small/train_prior_small.yml', 'datasets:train:zom', 1,
+            'Unknown option `datasets:train:zom`. Did you mean `zoom`?'),
+    of_file('small/train_prior_small.yml', 'train:level', 'log_snr',
+            'Unknown option `train:level`. Did you mean `levels`?'),
     Case('a test without `val`', lambda w: [as_test(w), w.set('val', None)],
          'val is missing.', test),
     option('datasets', {}, 'datasets is empty. Add a block such as datasets:test_1.', run=test),

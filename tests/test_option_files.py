@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from basicsr.archs import build_network
-from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from denoisers import TINY_ADM
 
 from defsr.config.files import load_options
-from defsr.data.triplet_options import TripletOptions
 from defsr.diffusion.schedule import ADM_SCHEDULE
 from defsr.enhance.options import check_enhance_options
-from defsr.methods.match_keys import MATCH_KEYS, key_weights
-from defsr.models.diffusion_model import TRAIN_KEYS as DIFFUSION_TRAIN_KEYS
-from defsr.models.diffusion_model import VAL_KEYS as DIFFUSION_VAL_KEYS
-from defsr.models.ref_sr_model import TRAIN_KEYS, VAL_KEYS
-from defsr.running.safe_training import SAFE_TRAIN_KEYS
-from defsr.utils.checks import check_keys
 from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'
@@ -65,20 +57,8 @@ def test_the_first_comment_is_the_command(path):
 
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=short)
-def test_blocks_are_understood(path):
-    opt = load_options(path)
-    assert opt['model_type'] in MODEL_REGISTRY
-    assert opt['name'] in (path.stem, f'{path.parent.name}_{path.stem}')
-    for phase, block in opt['datasets'].items():
-        if block['type'] == 'RefTripletDataset':
-            TripletOptions.from_opt(dict(block) | {'phase': phase.split('_')[0], 'scale': 4})
-    train = opt.get('train', {})
-    if opt['model_type'] == 'DEFModel':
-        assert set(key_weights(opt['match_key'])) <= set(MATCH_KEYS)
-        check_keys('train', train, TRAIN_KEYS + SAFE_TRAIN_KEYS)
-        check_keys('val', opt['val'], VAL_KEYS)
-    for key in ('pixel_opt', 'perceptual_opt', 'gan_opt'):
-        assert key not in train or train[key]['type'] in LOSS_REGISTRY
+def test_the_name_is_the_files(path):
+    assert load_options(path)['name'] in (path.stem, f'{path.parent.name}_{path.stem}')
 
 
 @pytest.mark.parametrize('path', [p for p in FILES if p not in BENCHMARKS], ids=short)
@@ -179,8 +159,6 @@ def test_the_prior_of_the_papers_scale_is_adms():
         'weight_decay': 0,
         'betas': [0.9, 0.999],
     }
-    check_keys('train', train, DIFFUSION_TRAIN_KEYS + SAFE_TRAIN_KEYS)
-    check_keys('val', opt['val'], DIFFUSION_VAL_KEYS)
 
 
 ROWS = {

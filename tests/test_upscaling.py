@@ -289,6 +289,9 @@ def test_network_description(tmp_path, weights):
     (tmp_path / 'odd.yml').write_text(NETWORK + 'match_keys: ref\n')
     with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):
         Upscaler(weights, options=tmp_path / 'odd.yml')
+    (tmp_path / 'odd.yml').write_text(NETWORK.replace('vgg_type: vgg16', 'vgg_typ: vgg16'))
+    with pytest.raises(ValueError, match='Unknown option `network_t:vgg_typ`.*`vgg_type`'):
+        Upscaler(weights, options=tmp_path / 'odd.yml')
 
 
 def test_a_diffusion_enhancer_brings_its_weights(tmp_path, weights, lq, refs):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from defsr.config.blocks import check_texts, required
-from defsr.config.check import check_run
+from defsr.config.blocks import check_arguments, check_networks, check_run, required
 from defsr.config.files import load_options
 from defsr.data.triplet_options import TripletOptions
-from defsr.utils.checks import check_at_least, check_block, check_choice, check_int, check_keys
+from defsr.utils.checks import (
+    check_at_least,
+    check_block,
+    check_choice,
+    check_int,
+    check_keys,
+    check_list,
+)
 
-TOP_KEYS = (
-    'name', 'scale', 'num_gpu', 'datasets', 'methods', 'compare_to', 'groups', 'tile', 'overlap',
-    'tables', 'bootstrap', 'published', 'save_images', 'examples',
-)  # fmt: skip
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
 PLAIN = ('bicubic', 'pinv')
+BLOCKS = ('datasets', 'methods', 'groups', 'tables', 'bootstrap', 'examples')
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,15 @@ class Benchmark:
     num_gpu: int | str
     datasets: Mapping[str, Mapping[str, object]]
     methods: Mapping[str, Candidate]
-    compare_to: str | None
-    groups: Mapping[str, tuple[str, ...]]
-    tables: Mapping[str, tuple[str, ...]]
-    tile: int | None
-    overlap: int
-    samples: int
-    seed: int
-    published: tuple[Mapping[str, object], ...]
-    save_images: bool
-    examples: Mapping[str, object]
+    compare_to: str | None = None
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tile: int | None = 96
+    overlap: int = 16
+    bootstrap: Mapping[str, int] = field(default_factory=dict)
+    published: Sequence[Mapping[str, object]] = ()
+    save_images: bool = False
+    examples: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
@@ -69,53 +72,47 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
         ValueError: for the first mistake; the message names the option. A method's own option
             file and weights may be missing: that is reported in its row.
     """
-    check_texts(opt)
-    check_keys('', opt, TOP_KEYS)
     check_run(opt)
-    scale = check_int('scale', required(opt, '', 'scale'), 2)
-    datasets = {
-        name: _data_set(name, block, scale)
-        for name, block in check_block('datasets', required(opt, '', 'datasets')).items()
-    }
-    blocks = check_block('methods', required(opt, '', 'methods'))
-    methods = {label: _candidate(label, block) for label, block in blocks.items()}
-    compare_to = opt.get('compare_to')
-    if compare_to is not None:
-        check_choice('compare_to', compare_to, list(methods))
-    bootstrap = check_block('bootstrap', opt.get('bootstrap') or {})
+    given = {key: value for key, value in opt.items() if value is not None}
+    check_arguments('', given, Benchmark)
+    scale = check_int('scale', opt['scale'], 2)
+    blocks = {name: check_block(name, given[name]) for name in BLOCKS if name in given}
+    datasets = {name: _data_set(name, block, scale) for name, block in blocks['datasets'].items()}
+    methods = {label: _candidate(label, block) for label, block in blocks['methods'].items()}
+    if 'compare_to' in given:
+        check_choice('compare_to', given['compare_to'], methods)
+    for key in ('groups', 'tables'):
+        for name, members in blocks.get(key, {}).items():
+            _check_names(f'{key}:{name}', members, datasets, ' of data sets', 1)
+    bootstrap = {'samples': 10000, 'seed': 0} | dict(blocks.get('bootstrap', {}))
     check_keys('bootstrap', bootstrap, ('samples', 'seed'))
-    examples = check_block('examples', opt.get('examples') or {})
-    check_keys('examples', examples, ('method', 'number', 'side', 'show'))
-    save_images = check_choice('save_images', opt.get('save_images', False), (True, False))
-    if examples:
-        check_choice('examples:method', required(examples, 'examples', 'method'), list(methods))
-        check_int('examples:number', examples.get('number', 2), 1)
-        check_int('examples:side', examples.get('side', 96), 16)
-        show = examples.get('show', [])
-        if not isinstance(show, list):
-            raise ValueError(f'examples:show is {show!r}, but must be a list of methods.')
-        for label in show:
-            check_choice('examples:show', label, list(methods))
-        if not save_images or compare_to is None:
-            raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
-    tile = opt.get('tile', 96)
-    return Benchmark(
-        name=str(required(opt, '', 'name')),
-        scale=scale,
-        num_gpu=opt.get('num_gpu', 'auto'),
-        datasets=datasets,
-        methods=methods,
-        compare_to=compare_to,
-        groups=_lists('groups', opt.get('groups') or {}, datasets),
-        tables=_lists('tables', opt.get('tables') or {}, datasets),
-        tile=None if tile is None else check_int('tile', tile, 16),
-        overlap=check_int('overlap', opt.get('overlap', 16), 0),
-        samples=check_int('bootstrap:samples', bootstrap.get('samples', 10000), 1),
-        seed=check_int('bootstrap:seed', bootstrap.get('seed', 0), 0),
-        published=tuple(_published(opt.get('published') or [], datasets)),
-        save_images=save_images,
-        examples={'number': 2, 'side': 96, 'show': []} | dict(examples) if examples else {},
-    )
+    check_int('bootstrap:samples', bootstrap['samples'], 1)
+    check_int('bootstrap:seed', bootstrap['seed'], 0)
+    check_int('tile', given.get('tile', 96), 16)
+    check_int('overlap', given.get('overlap', 16), 0)
+    _check_published(given.get('published', []))
+    read = {'datasets': datasets, 'methods': methods, 'bootstrap': bootstrap}
+    if blocks.get('examples'):
+        read['examples'] = _examples(given, methods)
+    return Benchmark(**(given | read | {'tile': opt.get('tile', 96)}))
+
+
+def _examples(opt: Mapping[str, object], methods: Collection[str]) -> dict[str, object]:
+    examples = {'method': None, 'number': 2, 'side': 96, 'show': []}
+    check_keys('examples', opt['examples'], examples)
+    examples |= opt['examples']
+    check_choice('examples:method', required(examples, 'examples', 'method'), methods)
+    check_int('examples:number', examples['number'], 1)
+    check_int('examples:side', examples['side'], 16)
+    _check_names('examples:show', examples['show'], methods, ' of methods', 0)
+    if not opt.get('save_images') or opt.get('compare_to') is None:
+        raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
+    return examples
+
+
+def _check_names(option: str, names: object, known: Collection[str], of: str, least: int) -> None:
+    for name in check_list(option, names, of, least):
+        check_choice(option, name, known)
 
 
 def _data_set(name: str, block: object, scale: int) -> dict[str, object]:
@@ -137,6 +134,11 @@ def _candidate(label: str, block: object) -> Candidate:
         return Candidate(label, plain)
     file = str(required(block, where, 'options'))
     opt = load_options(file) if Path(file).is_file() else {}
+    with suppress(FileNotFoundError):  # of weights, which is told in the method's row
+        try:
+            check_networks(opt)
+        except ValueError as error:
+            raise ValueError(f'{where}:options is {file}. {error}') from None
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
     loss = block.get('loss') or loss_of(opt.get('train'))
     return Candidate(label, '', opt, file, str(weights), loss)
@@ -158,23 +160,9 @@ def loss_of(train: Mapping[str, object] | None) -> str:
     return ' + '.join(parts) or '-'
 
 
-def _lists(key: str, block: object, datasets: Mapping) -> dict[str, tuple[str, ...]]:
-    """Named lists of data sets."""
-    found = {}
-    for name, members in check_block(key, block).items():
-        if not isinstance(members, list) or not members:
-            raise ValueError(f'{key}:{name} is {members!r}, but must be a list of data sets.')
-        for member in members:
-            check_choice(f'{key}:{name}', member, list(datasets))
-        found[name] = tuple(members)
-    return found
-
-
-def _published(rows: object, datasets: Mapping[str, object]) -> list[dict[str, object]]:
+def _check_published(rows: object) -> None:
     """Rows of a paper: label, loss, and PSNR and SSIM by the paper's own names of data sets."""
-    if not isinstance(rows, list):
-        raise ValueError(f'published is {rows!r}, but must be a list of rows.')
-    for number, row in enumerate(rows):
+    for number, row in enumerate(check_list('published', rows, ' of rows')):
         where = f'published:{number}'
         check_keys(where, check_block(where, row), ('label', 'loss', 'scores'))
         required(row, where, 'label')
@@ -183,4 +171,3 @@ def _published(rows: object, datasets: Mapping[str, object]) -> list[dict[str, o
                 raise ValueError(f'{where}:scores:{name} is {scores!r}, but must be [PSNR, SSIM].')
             for score in scores:
                 check_at_least(f'{where}:scores:{name}', score, 0)
-    return [dict(row) for row in rows]

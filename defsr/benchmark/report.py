@@ -76,7 +76,7 @@ class Report:
             found += [one[k]['psnr'] - other[k]['psnr'] for k in one if k in other]
         if not found:
             return None
-        return paired_bootstrap(found, self.benchmark.samples, self.benchmark.seed)
+        return paired_bootstrap(found, **self.benchmark.bootstrap)
 
     # -- Markdown ------------------------------------------------------------------------------
 
@@ -156,9 +156,10 @@ class Report:
             lines.append([label, *cells])
         heads = [f'{n}: {", ".join(names)}' for n, names in columns.items()]
         table = markdown_table(['method', *heads], lines)
+        samples = self.benchmark.bootstrap['samples']
         return (
             f'PSNR-Y minus that of {base} in dB, with the 95 % interval of a paired bootstrap over '
-            f'images ({self.benchmark.samples:,d} resamples). No claim is made where the interval '
+            f'images ({samples:,d} resamples). No claim is made where the interval '
             f'holds 0, nor of fewer than {FEWEST} images.\n\n{table}'
         )
 

@@ -24,7 +24,11 @@ def _construct_mapping(loader: OptionLoader, node: yaml.MappingNode) -> OrderedD
     if twice is not None:
         raise ValueError(f'Option `{twice}` is given twice in one block{node.start_mark}.')
     loader.flatten_mapping(node)  # of `<<: *other`, whose keys the block's own may replace
-    return OrderedDict(loader.construct_pairs(node, deep=True))
+    pairs = loader.construct_pairs(node, deep=True)
+    for key, _ in pairs:  # YAML reads `on`, `no` and `1` as something else
+        if not isinstance(key, str):
+            raise ValueError(f'The key {key!r} is no text. Quote it{node.start_mark}.')
+    return OrderedDict(pairs)
 
 
 OptionLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
@@ -34,8 +38,8 @@ def parse_yaml(text: str, source: str = 'the option file') -> object:
     """YAML text -> plain data. Tags that would build Python objects are refused.
 
     Raises:
-        ValueError: for what is no YAML or not safe, for a repeated key, and for a number that
-            YAML 1.1 reads as text (``1e-4``; write ``!!float 1e-4`` or ``1.0e-4``).
+        ValueError: for what is no YAML or not safe, for a key that is repeated or no text, and for
+            a number that YAML 1.1 reads as text (``1e-4``; write ``!!float 1e-4`` or ``1.0e-4``).
     """
     try:
         data = yaml.load(text, Loader=OptionLoader)  # noqa: S506 (a SafeLoader)

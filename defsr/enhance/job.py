@@ -19,7 +19,7 @@ from defsr.data.lmdb_writer import build_lmdb, check_key
 from defsr.enhance.cache import EnhancedCache
 from defsr.enhance.options import IMAGES_PER_BATCH, CacheRequest, check_enhance_options
 from defsr.enhance.source import EnhanceSource
-from defsr.methods.networks import build_enhancer, check_enhancer
+from defsr.methods.networks import build_frozen
 from defsr.utils import distributed
 from defsr.utils.cli import tell
 from defsr.utils.files import building_folder, publish_folder
@@ -74,9 +74,7 @@ def fill_caches(opt: Mapping[str, object], stop: StopRequest | None = None) -> N
             'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
         )
     device = torch.device('cuda' if use_cuda else 'cpu')
-    enhancer = build_enhancer(opt, requests[0].options.degradation, device)
-    for request in requests[1:]:
-        check_enhancer(enhancer, request.options.degradation)
+    enhancer = build_frozen('network_e', opt, device, may_lack_weights=False)
     fingerprint = enhancer.fingerprint()
     if len(set(distributed.gather(digest_of(fingerprint)))) > 1:
         raise ValueError(

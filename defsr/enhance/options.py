@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from defsr.config.blocks import check_texts, required
-from defsr.config.check import check_network, check_run
+from defsr.config.blocks import check_networks, check_path, check_run, required
 from defsr.data.cache_record import KINDS
 from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
-from defsr.utils.checks import check_block, check_choice, check_int, check_keys
-from defsr.utils.paths import find_pretrained
+from defsr.methods.networks import check_enhancer
+from defsr.utils.checks import check_block, check_choice, check_int, check_keys, check_list
 
 TOP_KEYS = (
     'name', 'scale', 'num_gpu', 'images_per_batch', 'datasets', 'network_e', 'path', 'dist_params',
@@ -48,16 +47,13 @@ def check_enhance_options(opt: Mapping[str, object]) -> list[CacheRequest]:
         ValueError: for the first mistake; the message names the option.
         FileNotFoundError: for weights that do not exist.
     """
-    check_texts(opt)
     check_keys('', opt, TOP_KEYS)
     check_run(opt)
     scale = check_int('scale', required(opt, '', 'scale'), 2)
     check_int('images_per_batch', opt.get('images_per_batch', IMAGES_PER_BATCH), 1)
-    check_network('network_e', required(opt, '', 'network_e'))
-    path = check_block('path', opt.get('path') or {})
-    check_keys('path', path, ('pretrain_network_e',))
-    if path.get('pretrain_network_e') is not None:
-        find_pretrained(path['pretrain_network_e'], 'path:pretrain_network_e')
+    required(opt, '', 'network_e')
+    check_networks(opt)
+    check_path({**opt, 'path': opt.get('path') or {}})
     datasets = check_block('datasets', required(opt, '', 'datasets'))
     if not datasets:
         raise ValueError('datasets is empty. Add a block such as datasets:train.')
@@ -65,6 +61,8 @@ def check_enhance_options(opt: Mapping[str, object]) -> list[CacheRequest]:
     for phase, block in datasets.items():
         where = f'datasets:{phase}'
         requests += _requests(where, check_block(where, block), scale)
+    for request in requests:
+        check_enhancer(opt['network_e'], request.options.degradation)
     _check_outs(requests)
     return requests
 
@@ -78,9 +76,7 @@ def _requests(where: str, block: Mapping[str, object], scale: int) -> list[Cache
     check_keys(where, block, BLOCK_KEYS)
     check_choice(f'{where}:type', block.get('type'), ('RefTripletDataset',))
     required(block, where, 'name')
-    kinds = block.get('enhance', ['de'])
-    if not isinstance(kinds, list) or not kinds:
-        raise ValueError(f'{where}:enhance is {kinds!r}, but must be a list, such as [de].')
+    kinds = check_list(f'{where}:enhance', block.get('enhance', ['de']), ', such as [de]', 1)
     for kind in kinds:
         check_choice(f'An entry of {where}:enhance', kind, tuple(KINDS))
     if 'ref_de' in kinds:

@@ -62,8 +62,8 @@ class Method(ABC):
         return cls(degradation)
 
     @classmethod  # noqa: B027 (some have nothing to check)
-    def check(cls, opt: Mapping[str, object]) -> None:
-        """Refuse the values of ``options`` that are not legal; ValueError names the option."""
+    def check(cls, opt: Mapping[str, object], degradation: Degradation) -> None:
+        """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
 
     def check_data(self, opt: Mapping[str, object], is_train: bool) -> None:  # noqa: B027
         """Refuse data sets that do not fit the frozen networks; ValueError names the option."""

@@ -71,6 +71,7 @@ def build_method(
         ValueError: for weights that do not fit, and for an enhancer that does not fit the data.
         FileNotFoundError: for weights that do not exist.
     """
+    method_class(opt).check(opt, degradation)
     path = opt.get('path') or {}
     net_g = build_network(deepcopy(dict(opt['network_g'])))
     file = path.get('pretrain_network_g')

@@ -15,7 +15,7 @@ from defsr.data.cache_record import KINDS, check_caches
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, Progress, StageProgress, check_references, say_nothing
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
-from defsr.methods.networks import build_enhancer, build_frozen
+from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.methods.reference_keys import ReferenceKeys
 from defsr.methods.texture_maps import (
     features_of_tile,
@@ -96,14 +96,15 @@ class Matched(Method):
         needs_enhancer: bool = True,
     ) -> Matched:
         """As ``Method.from_opt``, with the ``match_*`` options of the file."""
-        net_e = build_enhancer(opt, degradation, device, may_lack_weights=not needs_enhancer)
+        net_e = build_frozen('network_e', opt, device, may_lack_weights=not needs_enhancer)
         net_t = build_frozen('network_t', opt, device)
         return cls(net_e, net_t, degradation=degradation, **cls._own(opt))
 
     @classmethod
-    def check(cls, opt: Mapping[str, object]) -> None:
+    def check(cls, opt: Mapping[str, object], degradation: Degradation) -> None:
         """As ``Method.check``."""
-        cls(nn.Identity(), nn.Identity(), **cls._own(opt))
+        cls(nn.Identity(), nn.Identity(), degradation=degradation, **cls._own(opt))
+        check_enhancer(opt['network_e'], degradation)
 
     @classmethod
     def _own(cls, opt: Mapping[str, object]) -> dict[str, object]:

@@ -7,10 +7,12 @@ from copy import deepcopy
 
 import torch
 from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.enhancer_base import Enhancer
 from defsr.diffusion.degradation import Degradation
+from defsr.utils.fingerprints import with_defaults
 from defsr.utils.weights import load_weights
 
 
@@ -76,28 +78,15 @@ def build_frozen(
     return net.eval().requires_grad_(False)
 
 
-def build_enhancer(
-    opt: Mapping[str, object],
-    degradation: Degradation,
-    device: torch.device,
-    *,
-    may_lack_weights: bool = False,
-) -> Enhancer:
-    """``network_e``, which inverts the degradation that the images have.
-
-    Arguments and errors as ``build_frozen``; ValueError also for one of another degradation.
-    """
-    net_e = build_frozen('network_e', opt, device, may_lack_weights=may_lack_weights)
-    check_enhancer(net_e, degradation)
-    return net_e
-
-
-def check_enhancer(net_e: nn.Module, degradation: Degradation) -> None:
-    """ValueError if an enhancer inverts another degradation, or is of another scale."""
-    if net_e.scale != degradation.scale:
-        raise ValueError(f'network_e:scale is {net_e.scale}, but scale is {degradation.scale}.')
-    if net_e.consistent and net_e.degradation != degradation.name:
+def check_enhancer(block: Mapping[str, object], degradation: Degradation) -> None:
+    """ValueError if ``network_e`` is for another degradation than the images', or another scale."""
+    enhancer = ARCH_REGISTRY.get(block['type'])
+    fitting = {'scale': degradation.scale, 'degradation': degradation.name}
+    made = fitting | with_defaults(enhancer, block)
+    if made['scale'] != degradation.scale:
+        raise ValueError(f'network_e:scale is {made["scale"]}, but scale is {degradation.scale}.')
+    if getattr(enhancer, 'consistent', False) and made['degradation'] != degradation.name:
         raise ValueError(
-            f'network_e:degradation is {net_e.degradation}, but {degradation.option} is '
+            f'network_e:degradation is {made["degradation"]}, but {degradation.option} is '
             f'{degradation.name}. Set both to the same.'
         )

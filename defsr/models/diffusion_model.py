@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -10,12 +11,13 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from defsr.archs.denoiser_runtime import DenoiserRuntime
+from defsr.config.blocks import required
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
 from defsr.running.shards import gather_rows
-from defsr.utils.checks import check_above, check_between, check_choice, check_keys
+from defsr.utils.checks import check_above, check_between, check_choice, check_keys, check_list
 from defsr.utils.seeding import derive_seed
 
 TRAIN_KEYS = (
@@ -45,30 +47,46 @@ class DiffusionModel(SRModel):
     """
 
     def __init__(self, opt: dict) -> None:
-        train_opt, val_opt = opt.get('train') or {}, opt.get('val') or {}
-        check_keys('train', train_opt, TRAIN_KEYS)
-        check_keys('val', val_opt, VAL_KEYS)
-        self.prediction = check_choice(
-            'train:prediction', train_opt.get('prediction', 'eps'), PREDICTIONS
-        )
-        self.schedule = build_schedule(
-            'train:schedule', train_opt.get('schedule') or {}, ADM_SCHEDULE
-        )
-        lowest = check_between('train:min_alpha_bar', train_opt.get('min_alpha_bar', 0), 0, 1)
-        self.num_levels = self.schedule.num_levels(lowest)
-        if not self.num_levels:
-            raise ValueError(f'train:min_alpha_bar is {lowest}, above every level. Lower it.')
-        self.levels = check_choice('train:levels', train_opt.get('levels', 'timesteps'), LEVELS)
-        self.gamma = train_opt.get('min_snr_gamma')
-        if self.gamma is not None:
-            check_above('train:min_snr_gamma', self.gamma, 0)
-        self.sigmas = [check_above('val:sigmas', s, 0) for s in val_opt.get('sigmas', ())]
-        self.runtime = _runtime(train_opt)
+        vars(self).update(self.check(opt))
         self.memory_format = self.runtime.memory_format
-        if val_opt:
-            names = [f'psnr_{sigma:g}' for sigma in self.sigmas]
-            opt = opt | {'val': val_opt | {'metrics': {name: {} for name in names}}}
+        if opt.get('val'):
+            opt = opt | {'val': {**opt['val'], 'metrics': {n: {} for n in self.metric_names(opt)}}}
         super().__init__(opt)
+
+    @classmethod
+    def check(cls, opt: Mapping[str, object]) -> dict[str, object]:
+        """Refuse options that are not legal (ValueError); what they mean, by attribute."""
+        train, val = opt.get('train') or {}, opt.get('val') or {}
+        check_keys('train', train, TRAIN_KEYS)
+        check_keys('val', val, VAL_KEYS)
+        if train:
+            required(train, 'train', 'pixel_opt')
+        schedule = build_schedule('train:schedule', train.get('schedule') or {}, ADM_SCHEDULE)
+        lowest = check_between('train:min_alpha_bar', train.get('min_alpha_bar', 0), 0, 1)
+        num_levels = schedule.num_levels(lowest)
+        if not num_levels:
+            raise ValueError(f'train:min_alpha_bar is {lowest}, above every level. Lower it.')
+        gamma = train.get('min_snr_gamma')
+        if gamma is not None:
+            check_above('train:min_snr_gamma', gamma, 0)
+        prediction, levels = train.get('prediction', 'eps'), train.get('levels', 'timesteps')
+        sigmas = check_list('val:sigmas', val.get('sigmas', []))
+        for sigma in sigmas:
+            check_above('An entry of val:sigmas', sigma, 0)
+        return {
+            'prediction': check_choice('train:prediction', prediction, PREDICTIONS),
+            'levels': check_choice('train:levels', levels, LEVELS),
+            'schedule': schedule,
+            'num_levels': num_levels,
+            'gamma': gamma,
+            'sigmas': sigmas,
+            'runtime': _runtime(train),
+        }
+
+    @classmethod
+    def metric_names(cls, opt: Mapping[str, object]) -> list[str]:
+        """What a validation measures, by its names in the log."""
+        return [f'psnr_{sigma:g}' for sigma in (opt.get('val') or {}).get('sigmas', ())]
 
     def init_training_settings(self) -> None:
         """BasicSR's; the moving average in the memory format of what it averages."""

@@ -9,6 +9,13 @@ from torch import nn
 from defsr.utils.checks import check_above, check_block
 
 
+def check_rates(where: str, rates: Mapping[str, float]) -> Mapping[str, float]:
+    """``rates`` if each is a number above 0; ValueError names the option."""
+    for prefix, rate in check_block(where, rates).items():
+        check_above(f'{where}:{prefix}', rate, 0)
+    return rates
+
+
 def parameter_groups(
     net: nn.Module, rates: Mapping[str, float] | None, where: str
 ) -> list[nn.Parameter] | list[dict[str, object]]:
@@ -26,8 +33,7 @@ def parameter_groups(
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     if not rates:
         return [p for _, p in named]
-    for prefix, rate in check_block(where, rates).items():
-        check_above(f'{where}:{prefix}', rate, 0)
+    for prefix in check_rates(where, rates):
         if not any(name.startswith(prefix) for name, _ in named):
             first = sorted({name.split('.')[0] for name, _ in named})
             raise ValueError(

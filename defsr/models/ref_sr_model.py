@@ -17,24 +17,22 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
-from defsr.diffusion.degradation import Degradation
+from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, check_adversarial, required
+from defsr.data.triplet_options import one_degradation
 from defsr.losses.gradient_penalty import gradient_penalty
-from defsr.methods.build import build_method
+from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
-from defsr.models.parameter_groups import parameter_groups
+from defsr.models.parameter_groups import check_rates, parameter_groups
 from defsr.models.validation import ImageValidation
-from defsr.utils.checks import check_at_least, check_keys
+from defsr.utils.checks import check_at_least, check_choice, check_keys
 
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
     'gradient_penalty_weight', 'gan_opt',
 )  # fmt: skip
-VAL_KEYS = (
-    'val_freq', 'save_img', 'suffix', 'metrics', 'pbar', 'save_maps', 'save_comparison',
-    'compare_bicubic', 'tb_images', 'tile',
-)  # fmt: skip
+SWITCHES = ('check_cache', 'check_trained')  # true or false, of the file's top level
 LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
 
 
@@ -57,7 +55,7 @@ class RefSRModel(ImageValidation, SRModel):
     """
 
     label = 'SR'
-    uses_method = True
+    optimizer_keys = ('groups',)  # of `train:optim_*`, beside the optimizer's own
 
     def __init__(self, opt: dict) -> None:
         self.check(opt)
@@ -80,11 +78,29 @@ class RefSRModel(ImageValidation, SRModel):
 
     @classmethod
     def check(cls, opt: Mapping[str, object]) -> None:
-        """Refuse unknown keys in ``train`` and ``val``; ValueError names the option."""
-        train_opt = opt.get('train') or {}
-        losses = [key for key in train_opt if key.endswith('_opt')]
-        check_keys('train', train_opt, (*TRAIN_KEYS, *losses))
-        check_keys('val', opt.get('val') or {}, VAL_KEYS)
+        """Refuse options that are not legal; ValueError names the option."""
+        method = method_class(opt)
+        given = {key: value for key, value in opt.items() if key not in FILLED_KEYS}
+        check_keys('', given, (*RUN_KEYS, *SWITCHES, *method.blocks, *method.options))
+        for name in ('scale', *method.blocks):
+            required(opt, '', name)
+        for name in SWITCHES:
+            check_choice(name, opt.get(name, True), (True, False))
+        method.check(opt, one_degradation(opt))
+        cls.check_val(opt.get('val') or {})
+        train = opt.get('train') or {}
+        losses = [key for key in train if key.endswith('_opt')]
+        check_keys('train', train, (*TRAIN_KEYS, *losses))
+        check_choice('train:allow_online', train.get('allow_online', False), (True, False))
+        for key in ('rec_only_epochs', 'gradient_penalty_weight'):
+            check_at_least(f'train:{key}', train.get(key, 0), 0)
+        if train and not any(train[key] for key in losses if key != 'gan_opt'):
+            raise ValueError('train has no loss. Give pixel_opt, or another <name>_opt.')
+        if train.get('gan_opt') is not None:
+            check_adversarial(opt)
+        for label in 'gd':
+            rates = (train.get(f'optim_{label}') or {}).get('groups')
+            check_rates(f'train:optim_{label}:groups', rates or {})
 
     # -- building ------------------------------------------------------------------------------
 
@@ -99,7 +115,7 @@ class RefSRModel(ImageValidation, SRModel):
         if self.use_gan:
             self._init_critic(path.get('pretrain_network_d'))
         self.losses = self._build_losses()
-        epochs = check_at_least('train:rec_only_epochs', train_opt.get('rec_only_epochs', 0), 0)
+        epochs = train_opt.get('rec_only_epochs', 0)
         if epochs and 'num_iter_per_pass' not in train_opt:
             raise ValueError(
                 'train:rec_only_epochs needs train:num_iter_per_pass, the iterations of one pass '
@@ -125,9 +141,6 @@ class RefSRModel(ImageValidation, SRModel):
 
     def _init_critic(self, path: str | None) -> None:
         train_opt = self.opt['train']
-        for name, block in (('network_d', self.opt), ('optim_d', train_opt)):
-            if not block.get(name):
-                raise ValueError(f'train:gan_opt needs `{name}`: give it, or remove gan_opt.')
         net_d = arrange(build_network(self.opt['network_d']), self.device)
         self.net_d = self.model_to_device(net_d)
         self.print_network(self.net_d)
@@ -146,8 +159,6 @@ class RefSRModel(ImageValidation, SRModel):
         train_opt = self.opt['train']
         names = [key.removesuffix('_opt') for key in train_opt if key.endswith('_opt')]
         names = [name for name in names if name != 'gan' and train_opt[f'{name}_opt']]
-        if not names:
-            raise ValueError('train has no loss. Give pixel_opt, or another <name>_opt.')
         losses = {}
         for name in sorted(names, key=lambda name: name != 'pixel'):
             loss = arrange(build_loss(train_opt[f'{name}_opt']), self.device)
@@ -286,14 +297,3 @@ class DEFModel(RefSRModel):
     """The Detail-Enhancing Framework (DEF, arXiv 2023): ``RefSRModel`` around a ``DEFNet``."""
 
     label = 'DEF'
-
-
-def one_degradation(opt: Mapping[str, object]) -> Degradation:
-    """The degradation that all data sets of an option file agree on; ValueError if they do not."""
-    kinds = {block.get('degradation', 'matlab') for block in opt['datasets'].values()}
-    if len(kinds) > 1:
-        raise ValueError(
-            f'The data sets are degraded in different ways ({sorted(kinds)}). '
-            'Set datasets:*:degradation to the same.'
-        )
-    return Degradation(kinds.pop(), opt['scale'], 'datasets:*:degradation')

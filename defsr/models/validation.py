@@ -25,7 +25,11 @@ from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
 from defsr.running.shards import gather_rows
 from defsr.utils import distributed
+from defsr.utils.checks import check_choice, check_int, check_keys
 from defsr.utils.files import atomic_path
+
+SWITCHES = ('pbar', 'save_maps', 'save_comparison', 'compare_bicubic')
+VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'tb_images', 'tile', *SWITCHES)
 
 
 class ImageValidation:
@@ -34,6 +38,16 @@ class ImageValidation:
     The model has ``feed_data``, ``test``, ``result_path`` and ``label``, and after ``test`` what it
     was fed (``lq``, ``gt``, ``refs``), its ``output`` and its ``restoration``.
     """
+
+    @classmethod
+    def check_val(cls, val: Mapping[str, object]) -> None:
+        """Refuse what is not legal in ``val``; ValueError names the option."""
+        check_keys('val', val, VAL_KEYS)
+        for key in SWITCHES:
+            check_choice(f'val:{key}', val.get(key, False), (True, False))
+        check_int('val:tb_images', val.get('tb_images', 4), 0)
+        if val.get('tile') is not None:
+            check_int('val:tile', val['tile'], 1)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img: bool) -> None:
         """Run over a data set; log, and write what ``val`` asks for.

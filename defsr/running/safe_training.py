@@ -20,15 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 from defsr.running.checkpoints import Checkpoints, ValidationRecord, save_tensors
 from defsr.running.epochs import EpochClock
 from defsr.running.safe_networks import SafeNetworks
+from defsr.running.safe_options import SafeOptions, model_options
 from defsr.running.sharded_validation import ShardedValidation
 from defsr.running.shards import StopValidationError
 from defsr.utils import distributed
-from defsr.utils.checks import check_at_least, check_choice
 from defsr.utils.seeding import seed_generators
 from defsr.utils.stopping import StopRequest
-
-NONFINITE = ('stop', 'skip')
-SAFE_TRAIN_KEYS = ('grad_clip_norm', 'nonfinite', 'max_nonfinite')
 
 
 class NonFiniteError(FloatingPointError):
@@ -44,10 +41,10 @@ class SafeTraining(SafeNetworks, ShardedValidation):
     """Atomic checkpoints, exact resume, sharded validation and guarded steps for BasicSR's models.
 
     Every random number of iteration i comes from (seed, rank, i), so no generator's state has to
-    be kept. Options, all optional: ``train:{grad_clip_norm, nonfinite, max_nonfinite}`` and
-    ``logger:{keep_last, keep_best}``; see ``docs/training.md``.
+    be kept. ``SafeOptions`` has its options.
 
     Attributes:
+        safe: its options.
         clock: where in the data an iteration is.
         stop: asked after each iteration and each validation image.
         val_loaders, tb_logger: for a validation that is made up for on resuming.
@@ -68,21 +65,13 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         self._means: dict[str, float] = {}
         self.current_iter = 0
         if opt['is_train']:
-            path, train_opt = opt['path'], opt['train']
+            path = opt['path']
             self.checkpoints = Checkpoints(path['models'], path['training_states'])
             self.record = ValidationRecord(Path(path['training_states']) / 'validation.json')
-            self.on_nonfinite = check_choice(
-                'train:nonfinite', train_opt.pop('nonfinite', 'stop'), NONFINITE
-            )
-            self.max_nonfinite = check_at_least(
-                'train:max_nonfinite', train_opt.pop('max_nonfinite', 100), 0
-            )
-            self.grad_clip_norm = train_opt.pop('grad_clip_norm', None)
-            if self.grad_clip_norm is not None:
-                check_at_least('train:grad_clip_norm', self.grad_clip_norm, 0)
-        super().__init__(opt)
+        super().__init__(model_options(opt))
         if self.is_train:
-            _check_keep_best(self.opt)
+            metrics = (self.opt.get('val') or {}).get('metrics') or {}
+            self.safe = SafeOptions.from_opt(opt, metrics)
 
     # -- an iteration --------------------------------------------------------------------------
 
@@ -154,8 +143,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
             self._nonfinite.append(f'the gradient of {name} is {norm_value}')
         if any(distributed.any_of([not all(map(math.isfinite, (*losses, norm_value)))])):
             optimizer.zero_grad(set_to_none=True)
-        elif self.grad_clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.grad_clip_norm, norm)
+        elif self.safe.grad_clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.safe.grad_clip_norm, norm)
 
     def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> OrderedDict[str, float]:
         """As BasicSR's; notes what is not finite in this process."""
@@ -178,15 +167,16 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         told = ' | '.join(
             f'{text} (batch: {", ".join(files)})' for text, files in filter(None, reports)
         )
-        if self.on_nonfinite == 'skip' and self.num_nonfinite <= self.max_nonfinite:
+        skips, most = self.safe.nonfinite == 'skip', self.safe.max_nonfinite
+        if skips and self.num_nonfinite <= most:
             get_root_logger().warning(
                 f'Iteration {current_iter}: {told}. No step is taken on that; '
-                f'{self.num_nonfinite} of at most {self.max_nonfinite} (train:max_nonfinite).'
+                f'{self.num_nonfinite} of at most {most} (train:max_nonfinite).'
             )
             return
         saved = [i for i in self.checkpoints.iterations() if i < current_iter]
         where = f'{self.checkpoints.state_path(saved[0])}' if saved else 'none yet'
-        skip = '' if self.on_nonfinite == 'skip' else ', or set train:nonfinite: skip'
+        skip = '' if skips else ', or set train:nonfinite: skip'
         raise NonFiniteError(
             f'Iteration {current_iter}: {told}. Training stops; the last checkpoint: {where}. '
             f'Lower the learning rate, set train:grad_clip_norm{skip}; --auto_resume goes on.'
@@ -209,9 +199,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         self._delete_old(current_iter)
 
     def _delete_old(self, current_iter: int) -> None:
-        keep_last = self.opt['logger'].get('keep_last')
-        if keep_last and distributed.is_main():
-            self.checkpoints.keep_newest(keep_last, current_iter)
+        if self.safe.keep_last and distributed.is_main():
+            self.checkpoints.keep_newest(self.safe.keep_last, current_iter)
 
     def save_training_state(self, epoch: int, current_iter: int | str) -> None:
         """BasicSR's state and the place in the epoch, written atomically."""
@@ -273,13 +262,6 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         )
         number = max(distributed.gather(int(self.stop.signal or 0)))
         raise SystemExit(128 + number)
-
-
-def _check_keep_best(opt: Mapping) -> None:
-    wanted = opt['logger'].get('keep_best')
-    metrics = (opt.get('val') or {}).get('metrics') or {}
-    if wanted:
-        check_choice('logger:keep_best', wanted.rpartition('/')[2], metrics)
 
 
 def _check_parameters(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:

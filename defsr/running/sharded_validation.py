@@ -10,6 +10,7 @@ from basicsr.utils.dist_util import get_dist_info
 from torch.nn.parallel import DistributedDataParallel
 
 from defsr.running.checkpoints import ValidationRecord
+from defsr.running.safe_options import SafeOptions
 from defsr.running.shards import Shard, ShardLoader, gather_means
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
@@ -24,6 +25,7 @@ class ShardedValidation(BaseModel):
         record: every validation of the run.
     """
 
+    safe: SafeOptions
     stop: StopRequest
     current_iter: int
     record: ValidationRecord
@@ -82,10 +84,9 @@ class ShardedValidation(BaseModel):
 
     def _keep_best(self, dataset: str, current_iter: int) -> None:
         """Write ``net_*_best.pth`` if ``logger:keep_best`` asks for it and this is the best."""
-        wanted = self.opt['logger'].get('keep_best')
-        if not wanted:
+        if not self.safe.keep_best:
             return
-        of_dataset, _, metric = wanted.rpartition('/')
+        of_dataset, _, metric = self.safe.keep_best.rpartition('/')
         if of_dataset not in ('', dataset):
             return
         if not of_dataset and dataset != next(iter(self.best_metric_results)):

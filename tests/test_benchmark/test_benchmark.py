@@ -334,6 +334,10 @@ MISTAKES = [
     (lambda b: b.update(groups={'g': 'whole'}), "groups:g is 'whole', but must be a list"),
     (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
     (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),
+    (
+        lambda b: save_options(Path('edsr.yml'), {'network_g': EDSR | {'num_blok': 2}}),
+        'methods:EDSR:options is edsr.yml. Unknown option `network_g:num_blok`',
+    ),
     (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
     (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
     (lambda b: b.update(bootstrap={'sample': 3}), 'Unknown option `bootstrap:sample`'),

@@ -58,6 +58,12 @@ def test_a_repeated_key_is_refused():
         parse_yaml('train:\n  lr: 1\n  lr: 2\n')
 
 
+@pytest.mark.parametrize('key', ['on', '1', '~', '? [a]'])
+def test_a_key_that_is_no_text_is_refused(key):
+    with pytest.raises(ValueError, match='The key .* is no text. Quote it .* line 2'):
+        parse_yaml(f'train:\n  {key}: 1\n')
+
+
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(FileNotFoundError, match='Check the path after -opt'):
         load_options(tmp_path / 'none.yml')

@@ -49,6 +49,7 @@ def block(**changes: object):
         (lambda o: o['path'].update(pretrain_network_e='x.pth'), 'x.pth, which does not exist'),
         (lambda o: o.update(datasets={}), 'datasets is empty'),
         (lambda o: o['datasets'].update(val=3), 'datasets:val is 3, but must be a block'),
+        (block(degradation='pil'), 'network_e:degradation is matlab, but datasets:pairs'),
         (block(type='PairedImageDataset'), 'datasets:train:type is .*RefTripletDataset'),
         (block(name=None), 'datasets:train:name is missing'),
         (block(dataroot_de='x'), 'dataroot_de names a cache that is there already. Write `out'),

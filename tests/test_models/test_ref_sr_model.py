@@ -181,7 +181,7 @@ def test_several_references(opt, tmp_path):
     [
         (lambda o: o['train'].update(rec_only_epoch=1), 'Did you mean `rec_only_epochs`'),
         (lambda o: o['val'].update(save_map=True), 'Did you mean `save_maps`'),
-        (lambda o: o['train'].update(gan_opt={'type': 'GANLoss'}), 'gan_opt needs `network_d`'),
+        (lambda o: o['train'].update(gan_opt={'type': 'GANLoss'}), 'optim_d is missing'),
         (lambda o: o['train'].pop('num_iter_per_pass'), 'needs train:num_iter_per_pass'),
         (lambda o: o.update(match_key='reff'), 'match_key is .reff.'),
         (lambda o: o['path'].update(pretrain_network_e='x.pt'), 'BicubicEnhancer. has no weights'),
