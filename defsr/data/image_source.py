@@ -9,11 +9,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
 from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
+from defsr.images.levels import from_levels
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -78,11 +78,10 @@ def decode_image(
     Args, Raises: as ``decode_array``.
     """
     image = decode_array(content, path, max_megapixels, option)
-    peak = np.iinfo(image.dtype).max
     if image.ndim == 2:
         image = image[..., None]
     rgb = image[..., 2::-1] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
-    return torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / peak).contiguous()
+    return from_levels(rgb)[0]
 
 
 class ImageSource:

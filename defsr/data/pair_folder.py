@@ -21,7 +21,7 @@ from defsr.data.image_source import ImageSource, image_key
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import make_pair
-from defsr.images.levels import levels_of
+from defsr.images.levels import to_levels
 from defsr.utils.checks import check_at_least
 from defsr.utils.files import building_folder, clear_remains, publish_folder
 
@@ -120,7 +120,7 @@ def _make_pairs_of(
 
 def _read_photo(source: ImageSource, name: str) -> np.ndarray:
     """(H, W, 3) RGB uint8."""
-    return levels_of(source.read(name)).byte().permute(1, 2, 0).numpy()
+    return to_levels(source.read(name))
 
 
 def _map(

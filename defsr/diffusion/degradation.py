@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from defsr.diffusion.operators import BicubicDownsample
-from defsr.images.levels import levels_of, round_to_8_bit
+from defsr.images.levels import from_levels, round_to_8_bit, to_levels
 from defsr.utils.checks import check_choice, check_divisible
 
 DEGRADATIONS = ('matlab', 'pil')
@@ -91,7 +91,6 @@ class Degradation:
 
     def _pil(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        pixels = levels_of(image).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         size = (width // self.scale, height // self.scale)
-        small = Image.fromarray(pixels).resize(size, Image.BICUBIC)
-        return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div(255)
+        small = Image.fromarray(to_levels(image)).resize(size, Image.BICUBIC)
+        return from_levels(np.array(small))[0]

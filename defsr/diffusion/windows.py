@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from defsr.images.levels import levels_of
+from defsr.images.levels import to_levels
 from defsr.utils.checks import check_above, check_between
 from defsr.utils.seeding import derive_seed
 
@@ -161,6 +161,6 @@ class CanvasNoise:
 
 def content_key(seed: int, image: Tensor) -> int:
     """A number that depends on the seed and on the 8-bit image (C,H,W) in [0,1] alone."""
-    levels = levels_of(image).to('cpu', torch.uint8).contiguous()
-    content = hashlib.sha256(levels.numpy().tobytes()).hexdigest()
+    levels = to_levels(image).transpose(2, 0, 1)
+    content = hashlib.sha256(levels.tobytes()).hexdigest()
     return derive_seed(seed, *levels.shape, content)

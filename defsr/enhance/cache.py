@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defsr.data.cache_record import RECORD, fault_of, read_record, write_record
 from defsr.data.image_source import ImageSource, decode_array, image_key
-from defsr.images.levels import levels_of
+from defsr.images.levels import to_levels
 from defsr.utils.files import atomic_path, clear_remains
 
 MAX_MEGAPIXELS = float('inf')  # what was made here was read under the data set's own limit
@@ -84,8 +84,7 @@ class EnhancedCache:
         Raises:
             OSError: if the disk does not take it.
         """
-        levels = levels_of(image.detach().cpu().float()).byte().permute(1, 2, 0).numpy()
-        done, content = cv2.imencode('.png', np.ascontiguousarray(levels[..., ::-1]))
+        done, content = cv2.imencode('.png', np.ascontiguousarray(to_levels(image)[..., ::-1]))
         if not done:
             raise ValueError(f'{name} cannot be stored as PNG.')
         with atomic_path(self.folder / name) as temporary, open(temporary, 'wb') as file:

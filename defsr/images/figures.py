@@ -6,25 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import flow_to_image
 
-from defsr.images.levels import levels_of
+from defsr.images.levels import to_levels
 from defsr.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_INCHES = 3.2
-
-
-def to_uint8(image: Tensor) -> np.ndarray:
-    """(1,3,H,W) or (3,H,W) in [0, 1] -> (H,W,3) RGB uint8: clamped, then rounded."""
-    image = levels_of(image.detach().float().cpu())
-    return image.reshape(image.shape[-3:]).byte().permute(1, 2, 0).numpy()
 
 
 def match_colours(flow_yx: Tensor) -> Tensor:
@@ -84,14 +77,14 @@ def save_comparison(
     for axis in grid.flat:
         axis.axis('off')
     for column, (name, panel) in enumerate(panels.items()):
-        grid[0, column].imshow(to_uint8(panel), interpolation='nearest')
+        grid[0, column].imshow(to_levels(panel), interpolation='nearest')
         grid[0, column].set_title(name)
         if name in windows:
             top, left, side = windows[name]
             box = patches.Rectangle((left, top), side, side, fill=False, color='#ff3b30', lw=1.5)
             grid[0, column].add_patch(box)
             crop = panel[..., top : top + side, left : left + side]
-            grid[1, column].imshow(to_uint8(crop), interpolation='nearest')
+            grid[1, column].imshow(to_levels(crop), interpolation='nearest')
     figure.suptitle(title)
     save_figure(figure, path)
     return Path(path)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defsr.images.photo import from_levels, to_grey, to_levels
+from defsr.images.levels import from_levels, to_levels
+from defsr.images.photo import to_grey
 
 Image = np.ndarray | Tensor
 RANGE_TOLERANCE = 1e-3  # beyond [0, 1], for images that were resized in floating point

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
 def levels_of(x: Tensor, bit_depth: int = 8) -> Tensor:
     """Images in about [0, 1] -> whole numbers 0 .. 2^bit_depth - 1, in x's dtype."""
     return x.clamp(0, 1).mul(2**bit_depth - 1).round()
+
+
+def to_levels(image: Tensor, bit_depth: int = 8) -> np.ndarray:
+    """(C,H,W) or (1,C,H,W) in about [0, 1] -> (H,W,C) uint8 or uint16, or (H,W) if C = 1."""
+    levels = levels_of(image.detach().cpu().float(), bit_depth)
+    levels = levels.reshape(levels.shape[-3:]).permute(1, 2, 0).numpy()
+    levels = levels.astype(np.uint8 if bit_depth == 8 else np.uint16)
+    return levels[..., 0] if levels.shape[-1] == 1 else levels
+
+
+def from_levels(levels: np.ndarray) -> Tensor:
+    """(H,W) or (H,W,C) uint8 or uint16 -> (1,C,H,W) float32 in [0, 1]."""
+    top = np.iinfo(levels.dtype).max
+    image = torch.from_numpy(np.atleast_3d(levels).astype(np.float32))
+    return image.div_(top).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def round_to_8_bit(x: Tensor) -> Tensor:

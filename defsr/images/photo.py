@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from defsr.images.header import check_megapixels, image_size
-from defsr.images.levels import levels_of
+from defsr.images.levels import from_levels, to_levels
 from defsr.utils.files import atomic_path
 
 READABLE = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
@@ -168,20 +168,6 @@ def losses(path: str | Path, like: Photo) -> list[str]:
 def to_grey(rgb: Tensor) -> Tensor:
     """(N,3,H,W) -> (N,1,H,W), luma as of ITU-R BT.601."""
     return (rgb * rgb.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-
-
-def to_levels(image: Tensor, bit_depth: int) -> np.ndarray:
-    """(1,C,H,W) in [0, 1] -> (H,W,C), or (H,W) if C = 1: clamped, rounded, uint8 or uint16."""
-    levels = levels_of(image[0].detach().cpu().float(), bit_depth).permute(1, 2, 0)
-    levels = levels.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
-    return levels[..., 0] if levels.shape[-1] == 1 else levels
-
-
-def from_levels(levels: np.ndarray) -> Tensor:
-    """(H,W) or (H,W,C) uint8 or uint16 -> (1,C,H,W) float32 in [0, 1]."""
-    top = np.iinfo(levels.dtype).max
-    image = torch.from_numpy(np.atleast_3d(levels).astype(np.float32))
-    return image.div_(top).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def _decode(path: Path, data: bytes, picture: Image.Image) -> Photo:

@@ -18,8 +18,8 @@ from defsr.images.figures import (
     match_colours,
     save_comparison,
     side_by_side,
-    to_uint8,
 )
+from defsr.images.levels import to_levels
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
@@ -140,12 +140,12 @@ class ImageValidation:
         result = self.restoration
         if result.index is not None:
             colours = match_colours(displacement(result.index[:1], result.key_size))
-            imwrite(to_uint8(colours)[..., ::-1], f'{stem}_index.png')
+            imwrite(to_levels(colours)[..., ::-1], f'{stem}_index.png')
         if result.confidence is not None:
             confidence = result.confidence[:1].expand(3, -1, -1)
-            imwrite(to_uint8(confidence)[..., ::-1], f'{stem}_confidence.png')
+            imwrite(to_levels(confidence)[..., ::-1], f'{stem}_confidence.png')
         if result.winner is not None and len(self.refs) > 1:
-            imwrite(to_uint8(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
+            imwrite(to_levels(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
 
     def _save_comparison(self, path: str, row: Mapping, metrics: Mapping) -> None:
         bicubic = upsample_bicubic(self.lq, self.opt['scale']).clamp(0, 1)

@@ -24,6 +24,7 @@ from basicsr.archs.vgg_arch import NAMES
 from torch import Tensor
 
 from defsr.archs.vgg import VGGTrunk
+from defsr.images.levels import from_levels
 from defsr.utils.cli import run_cli
 from defsr.utils.files import atomic_path
 
@@ -122,8 +123,7 @@ def bundled_photos() -> list[Tensor]:
         bgr = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
         if bgr is None:
             raise FileNotFoundError(f'{folder / name} cannot be read. Reinstall scikit-image.')
-        rgb = np.ascontiguousarray(bgr[..., ::-1].transpose(2, 0, 1))
-        photos.append(torch.from_numpy(rgb).float().div(255).unsqueeze(0))
+        photos.append(from_levels(bgr[..., ::-1]))
     return photos
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
 import skimage
-import torch
 from basicsr.archs import build_network
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import tensor2img
@@ -20,6 +19,7 @@ from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.diffusion.degradation import Degradation
+from defsr.images.levels import from_levels
 from defsr.ops.resize import upsample_bicubic
 
 OPTIONS = 'options/small/enhance_cufed_small.yml'
@@ -110,11 +110,8 @@ def crops(
 
 def stereo_images() -> tuple[Tensor, Tensor]:
     """scikit-image's stereo pair, left and right, (1,3,500,741) in [0, 1]."""
-    left, right = (
-        torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-        for image in skimage.data.stereo_motorcycle()[:2]
-    )
-    return left, right
+    left, right, _ = skimage.data.stereo_motorcycle()
+    return from_levels(left), from_levels(right)
 
 
 def soft(image: Tensor) -> Tensor:

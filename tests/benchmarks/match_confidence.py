@@ -32,6 +32,7 @@ from defsr.data.image_source import ImageSource
 from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import make_pair
 from defsr.images.figures import save_figure
+from defsr.images.levels import from_levels, to_levels
 from defsr.methods.matched import Matched
 from defsr.ops.match_check import checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
@@ -82,16 +83,10 @@ def made_images(
     source = ImageSource('--data', data / 'bsds500/val')
     names = source.names()
 
-    def read(name: str) -> np.ndarray:
-        return (source.read(name) * 255).round().byte().permute(1, 2, 0).numpy()
-
     for name in tqdm(names[:number], unit='pair'):
-        pair = make_pair(name, 0, settings, [other for other in names if other != name], read)
-        gt, ref = (
-            torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None] / 255
-            for x in (pair.gt, pair.ref)
-        )
-        yield gt, ref, pair.homography
+        others = [other for other in names if other != name]
+        pair = make_pair(name, 0, settings, others, lambda each: to_levels(source.read(each)))
+        yield from_levels(pair.gt), from_levels(pair.ref), pair.homography
 
 
 def cells_of_truth(homography: np.ndarray, gt: Tensor) -> Tensor:

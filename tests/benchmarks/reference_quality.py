@@ -28,6 +28,7 @@ from defsr.data.image_source import ImageSource
 from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import Photometry, apply_photometry, make_pair
 from defsr.images.figures import save_figure
+from defsr.images.levels import from_levels, to_levels
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
 
@@ -66,7 +67,7 @@ class Photographs:
 
     def read(self, name: str) -> np.ndarray:
         """(H,W,3) RGB uint8."""
-        return (self.source.read(name) * 255).round().byte().permute(1, 2, 0).numpy()
+        return to_levels(self.source.read(name))
 
     def pair(self, name: str, settings: PairSettings) -> tuple[np.ndarray, np.ndarray]:
         """GT and reference of a photograph, RGB uint8."""
@@ -84,10 +85,7 @@ class Photographs:
         if study in FIELDS:
             changed = apply_photometry(ref / 255, replace(Photometry(), **{FIELDS[study]: level}))
             ref = (changed * 255).round().astype(np.uint8)
-        return tuple(
-            torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None] / 255
-            for x in (gt, ref)
-        )
+        return from_levels(gt), from_levels(ref)
 
 
 def restorers(methods: Sequence[str]) -> dict[str, object]:

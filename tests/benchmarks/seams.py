@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from defsr.diffusion.options import STRATEGIES
 from defsr.diffusion.windows import Window, cover
-from defsr.images.figures import save_figure, to_uint8
+from defsr.images.figures import save_figure
+from defsr.images.levels import to_levels
 from defsr.metrics.seams import seam_ratio
 
 TRUTH = 'ground truth'
@@ -127,7 +128,7 @@ def draw(path: Path, images: Mapping[str, Tensor], crop: Window, lines: Mapping)
     for column, (name, image) in enumerate(images.items()):
         shown = [image, steepness(image), difference(image, images['full'])]
         for axis, panel in zip(grid[:, column], shown, strict=True):
-            axis.imshow(to_uint8(crop.cut(panel)), interpolation='nearest')
+            axis.imshow(to_levels(crop.cut(panel)), interpolation='nearest')
             axis.set_xticks([x - crop.left - 0.5 for x in columns if crop.left < x < crop.right])
             axis.set_yticks([y - crop.top - 0.5 for y in rows if crop.top < y < crop.bottom])
             axis.tick_params(color='#ff3b30', length=6, width=2, labelbottom=False, labelleft=False)
