@@ -19,7 +19,6 @@ one position away.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from enhancer_cases import (
     texture_extractor,
 )
 from match_confidence import SETTINGS, auc, cells_of_truth, made_images, near
-from measuring import data_argument, report, table
+from measuring import data_parser, report, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -298,10 +297,7 @@ def draw(lines: Sequence[Sequence[str]], head: Sequence[str], path: str) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--made', type=int, default=60, help='made pairs')
     parser.add_argument('--sisr', default=SISR_OPTIONS, help='option file with its network_g')
     parser.add_argument('--weights', help='its weights; default: the shipped ones')

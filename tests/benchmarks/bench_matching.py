@@ -25,7 +25,7 @@ import torch
 from enhancer_cases import centre, soft, stereo_images, texture_extractor
 from measuring import (
     answer,
-    data_argument,
+    data_parser,
     in_process,
     in_turns,
     measured,
@@ -232,10 +232,7 @@ def draw(rows: list[dict], path: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--scale', action='store_true', help='whole photographs, not grids')
     parser.add_argument('--figure', help='of --scale')

@@ -15,7 +15,7 @@ from pathlib import Path
 from measuring import (
     answer,
     build_enhancer,
-    data_argument,
+    data_parser,
     in_process,
     measured,
     photograph,
@@ -102,7 +102,7 @@ def draw(path: Path, rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = data_parser(__doc__)
     parser.add_argument('--steps', type=int, default=10)
     parser.add_argument('--tile', type=int, default=256)
     parser.add_argument('--overlap', type=int, default=64)
@@ -111,7 +111,6 @@ def main() -> None:
     parser.add_argument('--figure', type=Path, help='write the curves there (PNG or JPG)')
     parser.add_argument('--row', type=json.loads, help=argparse.SUPPRESS)
     prior_arguments(parser)
-    data_argument(parser)
     args = parser.parse_args()
     if args.row:
         one_row(args.row)

@@ -12,7 +12,6 @@ Queries: bicubic, A_pinv y, I_DE, GT. Keys: the reference, reduced and interpola
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,7 +26,7 @@ from enhancer_cases import (
     stereo_images,
     texture_extractor,
 )
-from measuring import data_argument, table
+from measuring import data_parser, table
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -143,10 +142,7 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--options', default=OPTIONS)
     parser.add_argument('--weights')
     parser.add_argument('--settings', nargs='*', default=list(SETTINGS), choices=list(SETTINGS))

@@ -27,7 +27,7 @@ from enhancer_cases import (
     texture_extractor,
     timed,
 )
-from measuring import data_argument, table
+from measuring import data_parser, table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -164,10 +164,7 @@ def draw(record: Record, path: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--sets', nargs='+', default=list(SETS), choices=SETS)
     parser.add_argument('--options', default=OPTIONS)
     parser.add_argument('--weights')

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from enhancer_cases import centre, soft, stereo_images, texture_extractor
-from measuring import data_argument, report, table
+from measuring import data_parser, report, table
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 from tqdm import tqdm
@@ -172,10 +172,7 @@ def draw(cases: Mapping[str, tuple[Tensor, ...]], path: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--pairs', type=int, default=60)
     parser.add_argument('--figure')
     return parser.parse_args()

@@ -33,11 +33,15 @@ PRIOR = REPOSITORY / 'options/small/train_prior_small.yml'
 MIB = 2**20
 
 
-def data_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--data``, the folder of the small sets (docs/datasets.md)."""
+def data_parser(description: str) -> argparse.ArgumentParser:
+    """A command line with ``--data``, the folder of the small sets (docs/datasets.md)."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     root = Path(os.environ.get('DEFSR_DATA', 'datasets'))
     help_text = 'folder of the small data sets; default: $DEFSR_DATA, or datasets'
     parser.add_argument('--data', type=Path, default=root, help=help_text)
+    return parser
 
 
 def prior_arguments(parser: argparse.ArgumentParser) -> None:

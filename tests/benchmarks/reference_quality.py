@@ -11,7 +11,6 @@ pairs. ``--methods``: LABEL=OPTIONS.yml:WEIGHTS, option files of trainings.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from enhancer_cases import Record, lq_of, psnr_ssim_y
-from measuring import build_restorer, data_argument, report, table
+from measuring import build_restorer, data_parser, report, table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -196,10 +195,7 @@ def draw(rows: Sequence[Row], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--pairs', type=int, default=12)
     parser.add_argument('--methods', nargs='+', default=METHODS)
     parser.add_argument('--record', help='file of results so far, to go on from')

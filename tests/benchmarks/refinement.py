@@ -10,14 +10,13 @@ made pairs also the share of pixels within one pixel of the truth. Pairs as in `
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from alignment import MIXTURE, SISR_OPTIONS, made_pairs, real_pairs
 from enhancer_cases import lq_of, texture_extractor
-from measuring import data_argument, report, table
+from measuring import data_parser, report, table
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -80,10 +79,7 @@ def mean_rows(rows: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--made', type=int, default=20, help='made pairs')
     parser.add_argument('--sisr', default=SISR_OPTIONS, help='option file with its network_g')
     parser.add_argument('--weights', default='small_EDSR.pth')

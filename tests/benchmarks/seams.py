@@ -17,7 +17,7 @@ import yaml
 from measuring import (
     build_enhancer,
     clock,
-    data_argument,
+    data_parser,
     photograph,
     prior_arguments,
     report,
@@ -140,7 +140,7 @@ def draw(path: Path, images: Mapping[str, Tensor], crop: Window, lines: Mapping)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = data_parser(__doc__)
     parser.add_argument('--image', default='urban100/img_012.png', help='in the data folder')
     parser.add_argument('--size', type=int, nargs=2, default=(512, 640), metavar=('H', 'W'))
     parser.add_argument('--steps', type=int, default=20)
@@ -150,7 +150,6 @@ def main() -> None:
     parser.add_argument('--crop', type=int, default=96, help="side of the figure's crop")
     parser.add_argument('--figure', type=Path, help='write the crops there (PNG or JPG)')
     prior_arguments(parser)
-    data_argument(parser)
     args = parser.parse_args()
     gt = photograph(args.data, *args.size, args.image)
     images, rows = enhance_all(args, gt)

@@ -10,14 +10,13 @@ the row's own query has to find it); with an unrelated reference (what the netwo
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from enhancer_cases import lq_of, psnr_ssim_y, stereo_images
-from measuring import build_restorer, data_argument, report, table
+from measuring import build_restorer, data_parser, report, table
 from torch import Tensor
 
 from defsr.archs.interface import Reference
@@ -74,10 +73,7 @@ def measure(restorer: Restorer, gt: Tensor, ref: Tensor, other: Tensor) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     add = parser.add_argument
     add('--method', default='options/small/best_x4.yml:small_best.pth', help='OPTIONS:WEIGHTS')
     args = parser.parse_args()

@@ -26,7 +26,7 @@ from enhancer_cases import stereo_images
 from measuring import (
     REPOSITORY,
     answer,
-    data_argument,
+    data_parser,
     forget_peak,
     in_process,
     photograph,
@@ -144,10 +144,7 @@ def commands(folder: Path, data: Path) -> dict[str, list[str]]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    data_argument(parser)
+    parser = data_parser(__doc__)
     parser.add_argument('--cases', nargs='*', default=list(CASES), choices=list(CASES))
     parser.add_argument('--commands', nargs='*', default=list(COMMANDS), choices=COMMANDS)
     parser.add_argument('--row', help=argparse.SUPPRESS)
