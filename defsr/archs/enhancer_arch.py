@@ -122,10 +122,6 @@ class DDNMEnhancer(Enhancer):
         own = fingerprint_of_denoiser(self._denoiser_block, self.denoiser)
         return super().fingerprint() | own
 
-    def train(self, mode: bool = True) -> DDNMEnhancer:
-        """Stay in eval mode, whatever the model around it does."""
-        return super().train(False)
-
     def forward(self, lq: Tensor) -> Tensor:
         """(N,3,h,w) RGB in [0,1] -> I_DE (N,3,scale*h,scale*w), clamped to [0,1]."""
         return self.enhance(lq).clamp(0, 1)

@@ -95,6 +95,10 @@ class Enhancer(nn.Module):
             net, path, option=option, network=network, param_key=param_key, trained_with=wanted
         )
 
+    def train(self, mode: bool = True) -> Enhancer:
+        """Stay in eval mode, whatever the model around it does."""
+        return super().train(False)
+
     def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
         """As ``forward``, perhaps beyond [0, 1]; ``progress(done, total)`` after each step."""
         return self(lq)

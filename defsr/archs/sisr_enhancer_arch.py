@@ -76,10 +76,6 @@ class SISREnhancer(Enhancer):
         }
         return super().fingerprint() | own
 
-    def train(self, mode: bool = True) -> SISREnhancer:
-        """Stay in eval mode, whatever the model around it does."""
-        return super().train(False)
-
     def forward(self, lq: Tensor) -> Tensor:
         """(N,3,h,w) RGB in [0,1] -> I_DE (N,3,scale*h,scale*w), clamped to [0,1]."""
         return self.enhance(lq).clamp(0, 1)
