@@ -37,8 +37,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# In as many processes as there are cores, up to four; each with one thread, and the same hash seed
+# so that all collect the tests in one order.
 test: lint
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --durations=10
 
 # Kill trainings, LMDB builds and caches being made, and compare what comes of them: 20 minutes.
 faults: $(READY)

@@ -27,7 +27,7 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['pytest', 'pytest-timeout', 'ruff', 'h5py', *DIFFUSERS],
+        'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'h5py', *DIFFUSERS],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
     },

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from photos import read_rgb
-from torchvision.utils import save_image
 
 import defsr  # noqa: F401  (before BasicSR: applies the patches)
 
-pytest_plugins = ['small_sets', 'tiny']
+pytest_plugins = ['workspaces']
 
 
 @pytest.fixture(autouse=True)
@@ -63,18 +62,6 @@ def data_root() -> Path:
     if not folder.is_dir():
         pytest.skip('DEFSR_DATA names no folder of benchmark images (docs/datasets.md)')
     return folder
-
-
-@pytest.fixture
-def workspace(tmp_path, stereo) -> Path:
-    """A folder with three small pairs under datasets/."""
-    for i in range(3):
-        window = (..., slice(100, 260), slice(160 * i, 160 * i + 160))
-        for role, image in zip(('gt', 'ref'), stereo, strict=True):
-            folder = tmp_path / 'datasets' / role
-            folder.mkdir(parents=True, exist_ok=True)
-            save_image(image[window], folder / f'{i}.png')
-    return tmp_path
 
 
 @pytest.fixture(scope='session')

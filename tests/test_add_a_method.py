@@ -14,6 +14,7 @@ import cv2
 import pytest
 import torch
 from torchvision.utils import save_image
+from workspaces import write_pairs
 
 from defsr.utils.paths import REPOSITORY
 
@@ -31,12 +32,8 @@ def checkout(tmp_path_factory, stereo) -> Path:
     for name, content in FILE.findall(PAGE.read_text(encoding='utf-8')):
         (folder / name).write_text(content, encoding='utf-8')
     left, right = stereo
-    for i in range(8):
-        window = (..., slice(100, 228), slice(60 * i, 60 * i + 128))
-        for role, image in (('gt', left), ('ref', right)):
-            path = folder / 'datasets/bsds_pairs_small' / role / f'{i}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(image[window], path)
+    windows = [(100, 60 * i, 128, 128) for i in range(8)]
+    write_pairs(folder / 'datasets/bsds_pairs_small', stereo, windows)
     for role, image in (('gt', left), ('ref', right)):
         path = folder / 'datasets/demo' / role / 'motorcycle.png'
         path.parent.mkdir(parents=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from basicsr.archs import build_network
-from caches import DENOISER, write_prior
 from references import references
+from workspaces import DENOISER, UPSCALE, save_options, write_prior
 
 from defsr import upscaling
 from defsr.config.files import load_options
@@ -19,22 +19,6 @@ from defsr.images.photo import from_levels, to_grey
 from defsr.methods.base import STAGES
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import Upscaler, limit_references, pick_device, upscale
-
-NETWORK = """
-scale: 4
-match_key: ref_down_up
-degradation: matlab
-network_e: {type: BicubicEnhancer, scale: 4}
-network_t: {type: VGGTextureExtractor, vgg_type: vgg16, weights: none}
-network_g:
-  type: DEFNet
-  skip: bicubic
-  transfer: {type: DCNTransferArch, num_offset_feat: 8, num_group: 8}
-  aggregator:
-    {type: TTSRAggregator, num_feat: 8, num_block: [1, 1, 1, 1], use_feat_de: true,
-     use_soft_attention: false}
-path: {pretrain_network_g: not_there.pth}
-"""
 
 
 def random_network(block) -> torch.nn.Module:
@@ -49,7 +33,7 @@ def random_network(block) -> torch.nn.Module:
 @pytest.fixture(scope='module')
 def network(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('network') / 'upscale.yml'
-    path.write_text(NETWORK)
+    save_options(path, UPSCALE)
     return path
 
 
@@ -286,7 +270,7 @@ def test_weights_that_cannot_be_used(tmp_path, network):
 def test_network_description(tmp_path, weights):
     with pytest.raises(FileNotFoundError, match='Install defsr from a checkout'):
         Upscaler(weights, options=tmp_path / 'none.yml')
-    (tmp_path / 'odd.yml').write_text(NETWORK + 'match_keys: ref\n')
+    save_options(tmp_path / 'odd.yml', UPSCALE | {'match_keys': 'ref'})
     with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):
         Upscaler(weights, options=tmp_path / 'odd.yml')
     (tmp_path / 'odd.yml').write_text(NETWORK.replace('vgg_type: vgg16', 'vgg_typ: vgg16'))
@@ -296,14 +280,13 @@ def test_network_description(tmp_path, weights):
 
 def test_a_diffusion_enhancer_brings_its_weights(tmp_path, weights, lq, refs):
     """Without, it is refused; with them, its steps are reported as the first stage."""
-    opt = yaml.safe_load(NETWORK)
+    opt = deepcopy(UPSCALE)
     opt['network_e'] = {'type': 'DDNMEnhancer', 'denoiser': DENOISER, 'diffusion': {'num_steps': 2}}
-    file = tmp_path / 'ddnm.yml'
-    file.write_text(yaml.safe_dump(opt))
+    file = save_options(tmp_path / 'ddnm.yml', opt)
     with pytest.raises(ValueError, match='path:pretrain_network_e is missing: DDNMEnhancer'):
         Upscaler(weights, 'cpu', file)
     opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
-    file.write_text(yaml.safe_dump(opt))
+    save_options(tmp_path / 'ddnm.yml', opt)
     seen = []
     upscaler = Upscaler(weights, 'cpu', file)
     result = upscaler(lq, refs, progress=lambda *state: seen.append(state))

@@ -37,10 +37,10 @@ def dice(request) -> random.Random:
 
 
 @pytest.fixture(scope='session')
-def runs(tmp_path_factory, stereo_paths) -> Runs:
+def runs(tmp_path_factory, stereo) -> Runs:
     """A folder with images and option files, and what starts runs there."""
     folder = tmp_path_factory.mktemp('faults')
-    make_images(folder, stereo_paths)
+    make_images(folder, stereo)
     write_options(folder)
     return Runs(folder)
 

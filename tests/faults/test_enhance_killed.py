@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from caches import options, write_prior
 from harness import Run, assert_gone, kilobytes, resize
 from ledger import LONG
-from photos import read_rgb
 from processes import free_port
 from test_create_lmdb_killed import contents as contents_of_lmdb
 from test_two_processes import ranks_of
-from torchvision.utils import save_image
+from workspaces import enhance_options, pairs, write_pairs, write_prior
 
 from defsr.data.cache_record import RECORD
 from defsr.utils.paths import REPOSITORY
@@ -58,18 +56,14 @@ def images_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope='module')
-def alone(runs, stereo_paths) -> Alone:
+def alone(runs, stereo) -> Alone:
     """Twelve pairs of two sizes, and the caches of an undisturbed run."""
-    for role, path in zip(('gt', 'ref'), stereo_paths, strict=True):
-        (runs.folder / 'enhance' / role).mkdir(parents=True)
-        for i in range(NUM_IMAGES):
-            height, width = SIZES[i % 2]
-            crop = read_rgb(path)[..., 9 * i : 9 * i + height, 40 * i : 40 * i + width]
-            save_image(crop, runs.folder / 'enhance' / role / f'{i:02}.png')
+    windows = [(9 * i, 40 * i, *SIZES[i % 2]) for i in range(NUM_IMAGES)]
+    write_pairs(runs.folder / 'enhance', stereo, windows, digits=2)
     prior = write_prior(runs.folder / 'enhance/prior.pth')
-    block = {'dataroot_gt': 'enhance/gt', 'dataroot_ref': 'enhance/ref'}
-    block |= {'enhance': ['de', 'ref_de'], 'out': {'de': 'x', 'ref_de': 'y.lmdb'}}
-    opt = options(prior, train=block) | {'dist_params': {'timeout': 1}}
+    out = {'de': 'x', 'ref_de': 'y.lmdb'}
+    block = pairs('enhance', enhance=['de', 'ref_de'], out=out)
+    opt = enhance_options(prior, train=block) | {'dist_params': {'timeout': 1}}
     (runs.folder / 'enhance.yml').write_text(yaml.safe_dump(opt))
     begun, counts = time.monotonic(), runs.folder / 'enhance.counts'
     runs.start('enhance', *arguments('alone'), plan={'counts': str(counts)}).wait_well()

@@ -5,26 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from photos import read_rgb
-from torchvision.utils import save_image
+from torch import Tensor
+from workspaces import METRICS, pairs, write_pairs
 
 NUM_PAIRS = 5
 SIDE = 40
 TOTAL_ITER = 12
-_METRIC = {'crop_border': 4, 'test_y_channel': True}
-METRICS = {name: {'type': f'calculate_{name}'} | _METRIC for name in ('psnr', 'ssim')}
 CHANNELS = {'relu1_1': 4, 'relu2_1': 4, 'relu3_1': 8}
 
 
-def make_images(root: Path, stereo_paths: tuple[Path, Path]) -> None:
+def make_images(root: Path, stereo: tuple[Tensor, Tensor]) -> None:
     """Crops of the stereo pair under datasets/gt and datasets/ref, three of them as val_*."""
-    for role, path in zip(('gt', 'ref'), stereo_paths, strict=True):
-        image = read_rgb(path)
-        for folder, number in ((role, NUM_PAIRS), (f'val_{role}', 3)):
-            (root / 'datasets' / folder).mkdir(parents=True)
-            for i in range(number):
-                crop = image[..., 100 : 100 + SIDE, 60 * i : 60 * i + SIDE]
-                save_image(crop, root / 'datasets' / folder / f'{i}.png')
+    windows = [(100, 60 * i, SIDE, SIDE) for i in range(NUM_PAIRS)]
+    write_pairs(root / 'datasets', stereo, windows)
+    write_pairs(root / 'datasets', stereo, windows[:3], prefix='val_')
 
 
 def options(model: str) -> dict:
@@ -44,7 +38,7 @@ def options(model: str) -> dict:
         'scale': 4,
         'num_gpu': 0,
         'manual_seed': 3,
-        'datasets': {'train': _pairs('train', ''), 'val': _pairs('pairs', 'val_')},
+        'datasets': {'train': pairs(name='train'), 'val': pairs(prefix='val_', name='pairs')},
         'path': {'strict_load_g': True},
         'train': train,
         'val': {'val_freq': 4, 'save_img': False, 'pbar': False, 'metrics': METRICS},
@@ -104,13 +98,3 @@ def write_options(root: Path) -> None:
     """One option file per model in ``root``."""
     for model in ('DEF', 'DEF_GAN', 'SR'):
         (root / f'{model}.yml').write_text(yaml.safe_dump(options(model)))
-
-
-def _pairs(name: str, prefix: str) -> dict:
-    return {
-        'name': name,
-        'type': 'RefTripletDataset',
-        'io_backend': {'type': 'disk'},
-        'dataroot_gt': f'datasets/{prefix}gt',
-        'dataroot_ref': f'datasets/{prefix}ref',
-    }

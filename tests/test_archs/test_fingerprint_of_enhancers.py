@@ -9,10 +9,8 @@ import shutil
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from caches import DENOISER, build, write_prior
-from caches import DIFFUSION as DIFFUSION_OF_TESTS
 from torch import nn
-from workspaces import SMALL
+from workspaces import DENOISER, DIFFUSION, SMALL, build_enhancer, write_prior
 
 from defsr.archs.blocks import WITHOUT_EFFECT
 from defsr.archs.enhancer_arch import BicubicEnhancer, DDNMEnhancer
@@ -65,28 +63,28 @@ def test_every_sampling_option_is_tried():
 
 @pytest.mark.parametrize('key', CHANGED)
 def test_a_sampling_option_changes_it(key):
-    before, after = (build(**more).fingerprint() for more in ({}, {key: CHANGED[key]}))
+    before, after = (build_enhancer(**more).fingerprint() for more in ({}, {key: CHANGED[key]}))
     changed = [k for k in before['diffusion'] if before['diffusion'][k] != after['diffusion'][k]]
     assert changed == [key]
 
 
 def test_what_only_rounds_does_not():
     torch.manual_seed(0)
-    one = build().fingerprint()
+    one = build_enhancer().fingerprint()
     torch.manual_seed(0)
-    assert build(windows_per_batch=1).fingerprint() == one
+    assert build_enhancer(windows_per_batch=1).fingerprint() == one
     for option in ({'channels_last': False}, {'compile': True}):
         torch.manual_seed(0)
-        other = DDNMEnhancer(DENOISER, diffusion=DIFFUSION_OF_TESTS, **option)
+        other = DDNMEnhancer(DENOISER, diffusion=DIFFUSION, **option)
         assert other.fingerprint() == one
     of_networks = {'backend'}  # of the transfer
     assert {'windows_per_batch', 'compile', 'channels_last'} == WITHOUT_EFFECT - of_networks
 
 
 def test_weights_and_denoiser_change_it(tmp_path):
-    one = build(write_prior(tmp_path / 'one.pth')).fingerprint()
-    again = build(write_prior(tmp_path / 'again.pth')).fingerprint()
-    other = build(write_prior(tmp_path / 'other.pth', seed=4)).fingerprint()
+    one = build_enhancer(write_prior(tmp_path / 'one.pth')).fingerprint()
+    again = build_enhancer(write_prior(tmp_path / 'again.pth')).fingerprint()
+    other = build_enhancer(write_prior(tmp_path / 'other.pth', seed=4)).fingerprint()
     assert one == again
     assert {k for k in one if one[k] != other[k]} == {'denoiser_sha256'}
     wide = DDNMEnhancer(DENOISER | {'emb_ch': 16}).fingerprint()
@@ -156,7 +154,7 @@ def test_written_out_defaults_do_not():
 
 
 def test_it_is_plain_data():
-    fingerprint = build().fingerprint()
+    fingerprint = build_enhancer().fingerprint()
     assert json.loads(json.dumps(fingerprint)) == fingerprint
 
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from warm import Warm
-from workspaces import run, run_well, save_options, shrink
+from workspaces import pairs, run, run_well, save_options, shrink
 
 from defsr.benchmark.examples import best_windows
 from defsr.benchmark.options import loss_of, read_benchmark
@@ -27,11 +27,6 @@ from defsr.utils.paths import REPOSITORY
 
 TOOL = ('-m', 'defsr.tools.benchmark', '-opt', 'b.yml')
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}
-
-
-def data_set(**more):
-    roots = {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref'}
-    return {'type': 'RefTripletDataset', 'io_backend': {'type': 'disk'}} | roots | more
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def bench(workspace, monkeypatch):
         'name': 'b',
         'scale': 4,
         'num_gpu': 0,
-        'datasets': {'whole': data_set(), 'middle': data_set(center_crop=32)},
+        'datasets': {'whole': pairs(), 'middle': pairs(center_crop=32)},
         'methods': {
             'bicubic': {'method': 'bicubic'},
             'A_pinv y': {'method': 'pinv'},
@@ -114,7 +109,7 @@ def test_bicubic_on_the_stereo_pair(workspace, monkeypatch):
     """The figure that README states for it: 25.36 dB, 0.751."""
     monkeypatch.chdir(workspace)
     run_well(workspace, '-m', 'defsr.tools.demo_data')
-    block = data_set(dataroot_gt='datasets/demo/gt', dataroot_ref='datasets/demo/ref')
+    block = pairs(dataroot_gt='datasets/demo/gt', dataroot_ref='datasets/demo/ref')
     head = {'name': 'b', 'scale': 4, 'num_gpu': 0, 'datasets': {'demo': block}}
     measure_all(head | {'methods': {'bicubic': {'method': 'bicubic'}}})
     (row,) = rows()
@@ -144,7 +139,7 @@ def test_what_changed_is_measured_anew_and_nothing_else(bench):
     assert len(report.rows) == 8 * images, 'the old ones are not counted'
     measure_all(bench | {'tile': 64})
     assert lines() == before + 6 * images, 'EDSR and DEF on two sets'
-    bench['datasets']['middle'] = data_set(center_crop=48)
+    bench['datasets']['middle'] = pairs(center_crop=48)
     measure_all(bench)
     assert lines() == before + 10 * images, 'all methods on one set'
 
@@ -332,8 +327,8 @@ MISTAKES = [
         "examples:show is 'EDS'.*Did you mean `EDSR`",
     ),
     (lambda b: b.update(groups={'g': 'whole'}), "groups:g is 'whole', but must be a list"),
-    (lambda b: b['datasets'].update(x=data_set(center_crop=30)), 'center_crop is 30, but must be'),
-    (lambda b: b['datasets'].update(x=data_set(gt='y')), 'Unknown option `datasets:x:gt`'),
+    (lambda b: b['datasets'].update(x=pairs(center_crop=30)), 'center_crop is 30, but must be'),
+    (lambda b: b['datasets'].update(x=pairs(gt='y')), 'Unknown option `datasets:x:gt`'),
     (
         lambda b: save_options(Path('edsr.yml'), {'network_g': EDSR | {'num_blok': 2}}),
         'methods:EDSR:options is edsr.yml. Unknown option `network_g:num_blok`',

@@ -11,8 +11,8 @@ import cv2
 import pytest
 import torch
 from basicsr.archs import build_network
-from caches import NETWORK, build, options, write_prior
 from processes import in_processes
+from workspaces import NETWORK_E, build_enhancer, enhance_options, write_prior
 
 from defsr.data.cache_record import RECORD, check_caches
 from defsr.data.image_source import ImageSource
@@ -44,7 +44,7 @@ def opt(tmp_path, monkeypatch) -> dict:
     write_prior(tmp_path / 'prior.pth')
     data = {'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
     wanted = {'enhance': ['de', 'ref_de'], 'out': {'de': 'de', 'ref_de': 'packed/ref_de.lmdb'}}
-    return options(Path('prior.pth'), train=data | wanted)
+    return enhance_options(Path('prior.pth'), train=data | wanted)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_cache_is_what_the_enhancer_gives_online(opt, calls):
     """As validation feeds it, one by one; of references, as the pipeline degrades them."""
     fill_caches(opt)
     assert calls == [1, 2, 1, 1, 2, 1], 'images of one size go together, two at most'
-    enhancer = build(Path('prior.pth'))
+    enhancer = build_enhancer(Path('prior.pth'))
     pipeline = Matched(enhancer, torch.nn.Identity(), 'ref_enhanced')
     block = {'phase': 'val', 'scale': 4, 'name': 'v', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
     for item in RefTripletDataset(block | {'dataroot_de': 'de'}):
@@ -96,7 +96,7 @@ def test_data_sets_and_models_take_it(opt):
     block |= {f'dataroot_{kind}': kind for kind in ('gt', 'ref', 'de', 'ref_de')}
     item = RefTripletDataset(block)[2]
     assert item['de'].shape == item['ref_de'].shape == (3, 32, 32)
-    check_caches({'train': block}, build(Path('prior.pth')).fingerprint())
+    check_caches({'train': block}, build_enhancer(Path('prior.pth')).fingerprint())
 
 
 def test_a_second_run_has_nothing_to_do(opt, calls, capsys):
@@ -153,7 +153,7 @@ def test_a_mistake_is_raised_in_all_processes(opt, tmp_path):
 
 def test_two_enhancers_are_not_mixed(opt):
     fill_caches(opt)
-    opt['network_e']['diffusion'] = NETWORK['diffusion'] | {'seed': 1}
+    opt['network_e']['diffusion'] = NETWORK_E['diffusion'] | {'seed': 1}
     with pytest.raises(
         ValueError,
         match='datasets:train:out:de is de, which another enhancer '
@@ -267,7 +267,7 @@ def test_real_pairs(opt, data_root):
     opt['images_per_batch'] = 4
     fill_caches(opt)
     block = roots | {'phase': 'val', 'scale': 4, 'name': 'v', 'dataroot_de': 'de'}
-    enhancer = build(Path('prior.pth'))
+    enhancer = build_enhancer(Path('prior.pth'))
     items = list(RefTripletDataset(block | {'dataroot_ref_de': 'ref_de'}))
     assert len(items) == 10
     online = round_to_8_bit(enhancer(torch.stack([item['lq'] for item in items[:3]])))

@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from caches import options, write_prior
+from workspaces import enhance_options, write_prior
 
 from defsr.enhance.options import check_enhance_options
 
@@ -16,7 +16,7 @@ def opt(tmp_path) -> dict:
     """One data set, read from LMDBs."""
     data = {'dataroot_gt': 'gt.lmdb', 'dataroot_ref': 'ref.lmdb', 'io_backend': {'type': 'lmdb'}}
     wanted = {'enhance': ['de', 'ref_de'], 'out': {'de': 'de.lmdb/', 'ref_de': 'ref_de.lmdb'}}
-    return options(write_prior(tmp_path / 'prior.pth'), train=data | wanted)
+    return enhance_options(write_prior(tmp_path / 'prior.pth'), train=data | wanted)
 
 
 def test_the_caches_that_are_asked_for(opt):

@@ -5,8 +5,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny import adam, loader_of, weights
 from torch import distributed as dist
+from workspaces import adam, loader_of, weights
 
 from defsr.running.training_run import build_safe_model
 from defsr.utils.seeding import seed_generators

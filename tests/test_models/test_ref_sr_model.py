@@ -13,11 +13,9 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
-from caches import NETWORK, write_prior
-from caches import options as enhance_options
 from denoisers import TINY_ADM
 from PIL import Image
-from tiny import loader_of, train, weights, with_gan
+from workspaces import NETWORK_E, enhance_options, loader_of, train, weights, with_gan, write_prior
 
 from defsr.enhance.job import fill_caches
 
@@ -195,7 +193,7 @@ def test_wrong_options_end_in_one_line(opt, change, message):
 
 
 def test_diffusion_in_every_iteration_must_be_asked_for(opt, tmp_path):
-    opt['network_e'] = deepcopy(NETWORK)
+    opt['network_e'] = deepcopy(NETWORK_E)
     opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
     with pytest.raises(ValueError, match='dataroot_de is not set.*allow_online: true'):
         build_model(deepcopy(opt))
@@ -248,7 +246,7 @@ def test_a_cache_is_used_in_place_of_the_enhancer(opt, tmp_path, monkeypatch):
 @pytest.fixture
 def cached(opt, tmp_path):
     """The options with a diffusion enhancer, and caches of it for both data sets."""
-    opt['network_e'] = deepcopy(NETWORK)
+    opt['network_e'] = deepcopy(NETWORK_E)
     opt['path']['pretrain_network_e'] = str(write_prior(tmp_path / 'prior.pth'))
     roots = {f'dataroot_{role}': str(tmp_path / role) for role in ('gt', 'ref')}
     outs = {kind: str(tmp_path / kind) for kind in ('de', 'ref_de')}

@@ -13,8 +13,8 @@ import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tiny import loader_of, train, weights, with_gan
 from torch.utils.tensorboard import SummaryWriter
+from workspaces import loader_of, train, weights, with_gan
 
 from defsr.running.safe_training import NonFiniteError, SafeTraining, make_safe
 from defsr.running.training_run import build_safe_model

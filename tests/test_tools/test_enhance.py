@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from caches import options, write_prior
-from workspaces import run_well, save_options
+from workspaces import enhance_options, run_well, save_options, write_prior
 
 from defsr.data.image_source import ImageSource
 from defsr.tools import enhance
@@ -22,8 +21,7 @@ SCRIPT = str(REPOSITORY / 'defsr/tools/enhance.py')
 def file(workspace, monkeypatch) -> str:
     """An option file for the workspace's three pairs."""
     monkeypatch.chdir(workspace)
-    block = {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref', 'out': 'de'}
-    opt = options(write_prior(workspace / 'prior.pth'), train=block)
+    opt = enhance_options(write_prior(workspace / 'prior.pth'), train={'out': 'de'})
     return save_options(workspace / 'o.yml', opt)
 
 

@@ -9,26 +9,12 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from PIL import Image
+from workspaces import UPSCALE, save_options
 
-from defsr.config.files import parse_yaml
 from defsr.images.photo import read_photo, to_levels
 from defsr.ops.resize import upsample_bicubic
 from defsr.tools import upscale as tool
 from defsr.upscaling import Upscaler
-
-NETWORK = """
-scale: 4
-match_key: ref_down_up
-degradation: matlab
-network_e: {type: BicubicEnhancer, scale: 4}
-network_t: {type: VGGTextureExtractor, vgg_type: vgg16, weights: none}
-network_g:
-  type: DEFNet
-  skip: bicubic
-  transfer: {type: DCNTransferArch, num_offset_feat: 8, num_group: 8}
-  aggregator: {type: TTSRAggregator, num_feat: 8, num_block: [1, 1, 1, 1]}
-path: {pretrain_network_g: not_there.pth}
-"""
 
 
 @pytest.fixture
@@ -39,8 +25,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     for name, size in {'photo': (21, 18), 'near': (40, 60), 'far': (30, 25)}.items():
         array = generator.integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(array).save(f'{name}.png')
-    Path('network.yml').write_text(NETWORK)
-    net = build_network(parse_yaml(NETWORK)['network_g'])
+    save_options(tmp_path / 'network.yml', UPSCALE)
+    net = build_network(UPSCALE['network_g'])
     torch.save({'params': net.state_dict()}, 'weights.pth')
     return tmp_path
 
