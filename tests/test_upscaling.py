@@ -273,7 +273,8 @@ def test_network_description(tmp_path, weights):
     save_options(tmp_path / 'odd.yml', UPSCALE | {'match_keys': 'ref'})
     with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):
         Upscaler(weights, options=tmp_path / 'odd.yml')
-    (tmp_path / 'odd.yml').write_text(NETWORK.replace('vgg_type: vgg16', 'vgg_typ: vgg16'))
+    misspelt = UPSCALE['network_t'] | {'vgg_typ': 'vgg16'}
+    save_options(tmp_path / 'odd.yml', UPSCALE | {'network_t': misspelt})
     with pytest.raises(ValueError, match='Unknown option `network_t:vgg_typ`.*`vgg_type`'):
         Upscaler(weights, options=tmp_path / 'odd.yml')
 

@@ -49,7 +49,7 @@ def test_it_restores_more_than_interpolation(enhancer, stereo):
 def test_nothing_in_the_setting_is_random(enhancer, rng):
     lq = torch.rand(1, 3, 16, 24, generator=rng)
     first = enhancer.enhance(lq)
-    first = enhancer.sampling
-    enhancer.sampling = replace(first, seed=first.seed + 1)
+    setting = enhancer.sampling
+    enhancer.sampling = replace(setting, seed=setting.seed + 1)
     assert torch.equal(enhancer.enhance(lq), first)
-    enhancer.sampling = first
+    enhancer.sampling = setting
