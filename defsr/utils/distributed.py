@@ -44,8 +44,6 @@ def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, object
         ValueError: if the launcher's environment is missing, or a node has fewer GPUs than
             processes.
     """
-    if mp.get_start_method(allow_none=True) is None:
-        mp.set_start_method('spawn')
     if launcher == 'slurm':
         _read_slurm(dist_params.get('port'))
     missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR') if name not in os.environ]
@@ -59,6 +57,8 @@ def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, object
     if use_cuda:
         backend = str(dist_params.get('backend') or 'nccl')
         _take_gpu()
+    if mp.get_start_method(allow_none=True) is None:
+        mp.set_start_method('spawn')
     timeout = timedelta(minutes=float(dist_params.get('timeout') or DEFAULT_TIMEOUT))
     dist.init_process_group(backend=backend, timeout=timeout)
     control_group()
