@@ -135,8 +135,9 @@ class Checkpoints:
             self._list_path(current_iter).unlink()
 
     def clear_temporaries(self) -> None:
-        """Remove what a killed process was writing, the metrics of a validation as well."""
-        for folder in (self.models, self.states, self.models.parent / 'metrics'):
+        """Remove what a killed process was writing, metrics and the kept options as well."""
+        experiment = self.models.parent
+        for folder in (self.models, self.states, experiment, experiment / 'metrics'):
             for path in folder.glob('.*.tmp'):
                 if _TEMPORARY.fullmatch(path.name):
                     path.unlink(missing_ok=True)

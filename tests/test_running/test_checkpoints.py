@@ -151,7 +151,7 @@ def test_remains_of_a_killed_process_are_cleared(store):
     metrics = store.models.parent / 'metrics'
     metrics.mkdir()
     remains = [store.models / '.net_g_24.pth.123.tmp', store.states / '.24.state.9.tmp']
-    remains.append(metrics / '.val_24.csv.9.tmp')
+    remains += [metrics / '.val_24.csv.9.tmp', metrics.parent / '.DEF.yml.9.tmp']
     other = store.models / '.hidden.tmp'
     for path in (*remains, other):
         path.write_text('half')
