@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-READS = ('lq', 'references', 'matches')
-
 
 @dataclass
 class Reference:
@@ -86,5 +84,5 @@ class Restoration:
 
 
 def reads_of(net_or_class: nn.Module | type[nn.Module]) -> str:
-    """What an arch's ``forward`` takes, one of ``READS``."""
+    """What an arch's ``forward`` takes: ``lq`` unless it says otherwise."""
     return getattr(net_or_class, 'reads', 'lq')

@@ -279,6 +279,7 @@ class RefSRModel(ImageValidation, SRModel):
             self.restoration = self.method.super_resolve(
                 net_g, self.lq, self.refs, de=self.de, tile=tile
             )
+        self.restoration.textures = {}  # of losses; of a whole image several times its size
         self.output = self.restoration.sr
         if net_g is self.net_g and self.is_train:
             net_g.train()
