@@ -1,9 +1,8 @@
 # make demo: super-resolve a real photograph.   make test: lint and the whole suite.
-# Both set up .venv first, once. Another Python: make demo PYTHON=python3.11
+# Both set up .venv first, once. Another Python: make demo PYTHON=python3.12
 
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
-	&& echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 # An installed torch decides the build: give e.g. TORCH="torch==2.14.1 torchvision==0.29.1".
 TORCH ?= torch>=2.6 torchvision
 VENV ?= .venv
@@ -14,14 +13,12 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# basicsr is built from source and wants torch, cython and numpy in place; with build isolation
-# pip would fetch a second torch for that.
-$(READY): setup.py
-	@test -n "$(PYTHON)" || { echo 'error: no Python 3.10, 3.11 or 3.12 found; set PYTHON=...'; exit 2; }
+$(READY): setup.py defsr/tools/install_basicsr.py
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.10 or later found; set PYTHON=...'; exit 2; }
 	@echo 'Setting up $(VENV) with $(PYTHON); PyTorch is large, this takes some minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(foreach package,$(TORCH),'$(package)')
-	$(BIN)/pip install --quiet setuptools wheel cython numpy
+	$(BIN)/python -m defsr.tools.install_basicsr --quiet
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $(READY)
 

@@ -1,20 +1,52 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
+HERE = Path(__file__).parent
+INIT = (HERE / 'defsr/__init__.py').read_text(encoding='utf-8')
 DIFFUSERS = ['diffusers', 'safetensors']
+# Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
+SHIPPED = ('options/**/*.yml', 'datasets/*.txt', 'datasets/small/*.txt',
+           'experiments/pretrained_models/*')  # fmt: skip
+
+
+class BuildWithShipped(build_py):
+    """Option files, pair lists and weights go into the wheel."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._shipped().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *self._shipped().values()]
+
+    def _shipped(self) -> dict[str, str]:
+        names = [path.relative_to(HERE) for glob in SHIPPED for path in HERE.glob(glob)]
+        folder = Path(self.build_lib, 'defsr', 'shipped')
+        return {str(HERE / name): str(folder / name) for name in sorted(names)}
+
 
 setup(
     name='defsr',
-    version='0.2.0',
+    version=re.search(r"^__version__ = '(.+)'$", INIT, re.MULTILINE)[1],
     description='Detail-Enhancing Framework for reference-based super-resolution, a BasicSR plugin',
-    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    python_requires='>=3.10,<3.13',  # basicsr 1.4.2 does not build on 3.13
+    license_files=['LICENSE', 'docs/licenses/*'],
+    python_requires='>=3.10',
     packages=find_packages(include=['defsr', 'defsr.*']),
+    package_data={'defsr': ['py.typed']},
+    cmdclass={'build_py': BuildWithShipped},
     install_requires=[
-        'basicsr==1.4.2',  # defsr/compat.py patches this release
+        # defsr/compat.py patches this release. From Python 3.13 on pip alone cannot build it:
+        # python -m defsr.tools.install_basicsr
+        'basicsr==1.4.2; python_version < "3.13"',
         'torch>=2.6',  # torch.load reads weights only, by default
         'torchvision',
         'opencv-python',
@@ -27,7 +59,7 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'h5py', *DIFFUSERS],
+        'dev': ['build', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'h5py', *DIFFUSERS],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
     },
@@ -40,11 +72,17 @@ setup(
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
             'defsr-plot-training = defsr.tools.plot_training:main',
+            'defsr-options = defsr.tools.copy_options:main',
         ]
     },
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Image Processing',
+        'Typing :: Typed',
     ],
 )

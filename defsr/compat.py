@@ -29,6 +29,7 @@ from defsr.config.files import (
 )
 from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
+from defsr.utils.paths import find_shipped
 
 
 def patch_pipelines() -> None:
@@ -135,6 +136,8 @@ def read_options_safely(
         read.update(opt)
         return opt
 
+    # It opens the file by the name that was given, and on Windows not as UTF-8.
+    options.open = lambda file, mode: find_shipped(file, '-opt').open(mode, encoding='utf-8')
     options.yaml = types.SimpleNamespace(load=load)
     options.ordered_yaml = lambda: (OptionLoader, yaml.SafeDumper)
     return read

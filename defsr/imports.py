@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
 import pkgutil
 import sys
 import threading
@@ -19,6 +21,7 @@ Execute = Callable[[ModuleType], None]
 Around = Callable[[ModuleType, Execute], None]
 _COMPLETING = threading.RLock()
 
+INSTALLER = 'defsr.tools.install_basicsr'
 FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
 # BasicSR's registry -> the package, here and there, and the end of the files that register.
 PLACES = {
@@ -63,13 +66,28 @@ MOVED = {
 
 
 def install() -> None:
-    """Patch what is imported from now on, and what has been already. Once is enough."""
+    """Patch what is imported from now on, and what has been already. Once is enough.
+
+    Raises:
+        ImportError: without BasicSR, with the command that installs it.
+    """
     if any(isinstance(finder, Finder) for finder in sys.meta_path):
         return
+    if 'basicsr' not in sys.modules and not importlib.util.find_spec('basicsr'):
+        _ask_for_basicsr()
     sys.meta_path.insert(0, Finder())
     for name, around in AROUND.items():
         if name in sys.modules:
             around(sys.modules[name], lambda module: None)
+
+
+def _ask_for_basicsr() -> None:
+    if INSTALLER in sys.orig_argv:
+        return
+    line = f'BasicSR is not installed, and defsr is a plugin of it. Run: python -m {INSTALLER}'
+    if any(os.path.basename(argument).startswith('defsr-') for argument in sys.orig_argv[:2]):
+        sys.exit(f'error: {line}')  # one of the commands
+    raise ImportError(line, name='basicsr')
 
 
 class Finder:

@@ -19,9 +19,9 @@ from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, Restorer, method_class
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_at_least, check_block, check_image, check_int, check_keys
-from defsr.utils.paths import REPOSITORY
+from defsr.utils.paths import SHIPPED
 
-NETWORK = REPOSITORY / 'options' / 'upscale.yml'
+NETWORK = SHIPPED / 'options' / 'upscale.yml'
 NETWORK_KEYS = ('scale', 'degradation', 'network_g', 'path')
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
@@ -50,7 +50,7 @@ def upscale(
         refs: one such image or several, kinds and sizes free, sides of at least 4. Alpha is
             ignored.
         weights: checkpoint of ``network_g``, a path or a name in
-            ``experiments/pretrained_models``. Default: the one that comes with the repository.
+            ``experiments/pretrained_models``. Default: the one that comes with the package.
         tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 96.
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -88,7 +88,7 @@ class Upscaler:
     Args:
         weights: see ``upscale``.
         device: see ``upscale``.
-        options: another description of the networks. Default: the repository's.
+        options: another description of the networks. Default: the package's.
 
     Raises:
         ValueError: for a device that is not there, unknown options, weights that do not fit.
@@ -102,11 +102,7 @@ class Upscaler:
         options: str | Path = NETWORK,
     ) -> None:
         self.device = pick_device(device)
-        if not Path(options).is_file():
-            raise FileNotFoundError(
-                f'{options} is not there. Install defsr from a checkout: pip install -e .'
-            )
-        opt = load_options(options)
+        opt = load_options(options, 'options')
         where = Path(options).name
         for key in NETWORK_KEYS:
             required(opt, '', key)

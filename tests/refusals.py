@@ -25,13 +25,13 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from PIL import Image
+from repository import REPOSITORY
 
 from defsr.config.check import check_options
 from defsr.config.files import dump_options, load_options, override_options
 from defsr.data import cache_record, lmdb_writer
 from defsr.enhance.job import fill_caches
 from defsr.tools import create_lmdb, upscale
-from defsr.utils.paths import REPOSITORY
 
 PAGE = REPOSITORY / 'docs/refusals.md'
 START, END = '<!-- table: python tests/refusals.py -->\n', '<!-- end of the table -->\n'
@@ -241,7 +241,7 @@ OPTION_FILES = [
     Case('key that is no text', lambda w: w.opt['train'].update({True: 3}),
          'The key True is no text. Quote it …'),
     Case('base that is not there', text('base: no.yml'),
-         'no.yml does not exist. Check `base` in …o.yml.'),
+         "`base` is 'no.yml' in …o.yml, but must be a file that is there. Tried: …"),
     Case('base that is no text', text('base: ~'),
          '`base` is None in …o.yml, but must be the path of an option file, as seen from that'),
     Case('base in another folder', text('base: ../no.yml'),

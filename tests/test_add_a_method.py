@@ -13,10 +13,9 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from repository import REPOSITORY
 from torchvision.utils import save_image
 from workspaces import write_pairs
-
-from defsr.utils.paths import REPOSITORY
 
 PAGE = REPOSITORY / 'docs' / 'add_a_method.md'
 FILE = re.compile(r'\*\*`([^`]+)`\*\*[^\n]*\n\n```(?:python|yaml)\n(.*?)```', re.S)

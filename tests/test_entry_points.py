@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import REPOSITORY
 from workspaces import TRAIN, run, run_well, save_options, shrink
 
 from defsr.config.files import load_options
-from defsr.utils.paths import REPOSITORY
 
 
 @pytest.mark.parametrize(

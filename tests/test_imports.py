@@ -12,9 +12,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from processes import outcome_in_fork
+from repository import REPOSITORY
 
 from defsr.imports import AROUND, FUNCTIONAL_TENSOR, MOVED, Finder, _without
-from defsr.utils.paths import REPOSITORY
 
 MODULES = sorted(
     '.'.join(path.relative_to(REPOSITORY).with_suffix('').parts).removesuffix('.__init__')

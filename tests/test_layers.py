@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from defsr.utils.paths import REPOSITORY
+from repository import REPOSITORY
 
 # A package may import from itself and from the floors above its own, not from its neighbours.
 FLOORS = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from denoisers import TINY_ADM
+from repository import REPOSITORY
 
 from defsr.config.files import load_options
 from defsr.diffusion.schedule import ADM_SCHEDULE
 from defsr.enhance.options import check_enhance_options
-from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'
 FILES = sorted(FOLDER.rglob('*.yml'))

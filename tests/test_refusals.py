@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from refusals import CASES, END, GROUPS, PAGE, START, UPSCALE, Workspace, as_test, page
+from repository import REPOSITORY
 from workspaces import run
 
 from defsr.utils.cli import run_cli
-from defsr.utils.paths import REPOSITORY
 
 
 @pytest.fixture

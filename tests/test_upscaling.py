@@ -268,7 +268,7 @@ def test_weights_that_cannot_be_used(tmp_path, network):
 
 
 def test_network_description(tmp_path, weights):
-    with pytest.raises(FileNotFoundError, match='Install defsr from a checkout'):
+    with pytest.raises(FileNotFoundError, match='options is .*none.yml, which does not exist'):
         Upscaler(weights, options=tmp_path / 'none.yml')
     save_options(tmp_path / 'odd.yml', UPSCALE | {'match_keys': 'ref'})
     with pytest.raises(ValueError, match='Unknown option `odd.yml:match_keys`.*`match_key`'):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from defsr.utils.paths import REPOSITORY
+from repository import REPOSITORY
 
 ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY)}
 

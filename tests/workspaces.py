@@ -19,13 +19,13 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
+from repository import REPOSITORY
 from torch import Tensor
 from torchvision.utils import save_image
 from warm import ENVIRONMENT, Warm
 
 from defsr.archs.enhancer_arch import DDNMEnhancer
 from defsr.config.files import dump_options, load_options
-from defsr.utils.paths import REPOSITORY
 
 SMALL = REPOSITORY / 'options/small'
 TRAIN = str(REPOSITORY / 'defsr/train.py')

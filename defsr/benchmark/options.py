@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from defsr.config.blocks import check_arguments, check_networks, check_run, required
 from defsr.config.files import load_options
@@ -133,8 +132,9 @@ def _candidate(label: str, block: object) -> Candidate:
         check_keys(where, block, ('method',))
         return Candidate(label, plain)
     file = str(required(block, where, 'options'))
-    opt = load_options(file) if Path(file).is_file() else {}
-    with suppress(FileNotFoundError):  # of weights, which is told in the method's row
+    opt = {}
+    with suppress(FileNotFoundError):  # of the file or of weights, told in the method's row
+        opt = load_options(file, f'{where}:options')
         try:
             check_networks(opt)
         except ValueError as error:

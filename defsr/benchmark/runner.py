@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from defsr.benchmark.options import Benchmark, Candidate
+from defsr.config.files import load_options
 from defsr.data.triplet_options import degradation_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.build import Restorer, method_class
@@ -101,7 +102,7 @@ def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]
         return head
     opt, where = candidate.opt, f'methods:{candidate.label}'
     if not opt:
-        raise FileNotFoundError(f'{where}:options is {candidate.file}, which does not exist.')
+        load_options(candidate.file, f'{where}:options')  # says that it is not there
     if not candidate.weights:
         raise FileNotFoundError(f'{where}:weights is missing. Name the checkpoint of network_g.')
     method, path = method_class(opt), opt.get('path') or {}

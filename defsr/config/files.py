@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from defsr.utils.paths import SHIPPED, find_shipped
+
 _TEXT_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+')
 
 
@@ -54,19 +56,24 @@ def parse_yaml(text: str, source: str = 'the option file') -> object:
     return data
 
 
-def load_options(file: str | Path) -> OrderedDict:
+def load_options(file: str | Path, named_by: str = '-opt') -> OrderedDict:
     """Read an option file, on top of the one that its ``base`` names, and so on.
 
     A base lies in the folder of ``file`` or below it; if that is in a folder named ``options``,
-    anywhere in the nearest such folder. See ``docs/training.md`` for how two files become one.
+    anywhere in the nearest such folder. A base that is not there, and ``file`` itself, may be one
+    that comes with the package. See ``docs/training.md`` for how two files become one.
+
+    Args:
+        file: its path, or the name of a shipped one: ``options/train_DEF_x4.yml``.
+        named_by: what the user sets to it, for messages.
 
     Raises:
         FileNotFoundError: without the file or one of its bases.
         ValueError: for what is no option file, and for a base that is no text, lies elsewhere or
             goes in a circle. The message names the file and the mistake.
     """
-    path = Path(file).expanduser()
-    layers = [_read(path, 'the path after -opt')]
+    path = find_shipped(file, named_by)
+    layers = [_read(path, named_by)]
     chain = [Path(os.path.realpath(path))]
     while 'base' in layers[-1]:
         chain.append(_find_base(layers[-1].pop('base'), chain))
@@ -76,8 +83,6 @@ def load_options(file: str | Path) -> OrderedDict:
 
 def _read(path: Path, named_by: str) -> OrderedDict:
     """One file alone."""
-    if not path.is_file():
-        raise FileNotFoundError(f'Option file {path} does not exist. Check {named_by}.')
     try:
         text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError:
@@ -93,11 +98,17 @@ def _find_base(name: object, chain: Sequence[Path]) -> Path:
     given = f'`base` is {name!r} in {chain[-1]}, but must be'
     if not isinstance(name, str) or not name or '\0' in name:
         raise ValueError(f'{given} the path of an option file, as seen from that file.')
+    shipped = Path(os.path.realpath(SHIPPED / 'options'))
     own = chain[0].parent
     tree = next((folder for folder in (own, *own.parents) if folder.name == 'options'), own)
+    tree = shipped if chain[-1].is_relative_to(shipped) else tree
     path = Path(os.path.realpath(chain[-1].parent / name))
     if os.path.isabs(name) or not path.is_relative_to(tree):
         raise ValueError(f'{given} a relative path that stays in {tree}.')
+    if not path.is_file():
+        tried, path = path, Path(os.path.realpath(SHIPPED / name))
+        if not (path.is_file() and path.is_relative_to(shipped)):
+            raise FileNotFoundError(f'{given} a file that is there. Tried: {tried}, {path}.')
     if path in chain:
         circle = ' -> '.join(str(file.relative_to(tree)) for file in (*chain, path))
         raise ValueError(f'`base` goes in a circle: {circle}. Take it out of one of them.')

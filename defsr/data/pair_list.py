@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from defsr.data.image_source import image_key
-from defsr.utils.paths import REPOSITORY
+from defsr.utils.paths import find_shipped
 
 MAX_STEM = 120
 
@@ -38,8 +38,8 @@ class Pair:
 def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     """Read a text file with lines ``gt ref1 [ref2 ...]``; blank lines and ``#`` lines are skipped.
 
-    A relative path is looked up from the current directory, then in the checkout that holds
-    this package.
+    A relative path is looked up from the current directory, then among the files that
+    come with the package.
 
     Args:
         path: the file.
@@ -49,20 +49,15 @@ def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
         FileNotFoundError: if there is no such file.
         ValueError: if it has no pairs, or is no text.
     """
-    given = Path(path).expanduser()
-    files = [file for file in (given, REPOSITORY / given) if file.is_file()]
-    if not files:
-        raise FileNotFoundError(
-            f'{option} is {path}, which does not exist. Tried: {given}, {REPOSITORY / given}.'
-        )
+    file = find_shipped(path, option)
     try:
-        text = files[0].read_text(encoding='utf-8')
+        text = file.read_text(encoding='utf-8')
     except UnicodeDecodeError:
-        raise ValueError(f'{option} is {files[0]}, which is no text file in UTF-8.') from None
+        raise ValueError(f'{option} is {file}, which is no text file in UTF-8.') from None
     lines = (line.split() for line in text.splitlines())
     pairs = [Pair(words[0], tuple(words[1:])) for words in lines if words and words[0][0] != '#']
     if not pairs:
-        raise ValueError(f'{option} is {files[0]}, which has no lines `gt ref1 [ref2 ...]`.')
+        raise ValueError(f'{option} is {file}, which has no lines `gt ref1 [ref2 ...]`.')
     return pairs
 
 

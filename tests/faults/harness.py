@@ -13,12 +13,12 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from repository import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from warm import ENVIRONMENT, Warm
 from witness import Witness
 
 from defsr.running.checkpoints import Checkpoints
-from defsr.utils.paths import REPOSITORY
 
 OBSERVED = str(Path(__file__).with_name('observed.py'))
 PATIENCE = 120  # seconds for a run that takes two on an idle machine

@@ -16,12 +16,12 @@ import yaml
 from harness import Run, assert_gone, kilobytes, resize
 from ledger import LONG
 from processes import free_port
+from repository import REPOSITORY
 from test_create_lmdb_killed import contents as contents_of_lmdb
 from test_two_processes import ranks_of
 from workspaces import enhance_options, pairs, write_pairs, write_prior
 
 from defsr.data.cache_record import RECORD
-from defsr.utils.paths import REPOSITORY
 
 pytestmark = pytest.mark.timeout(1200 if LONG else 120)
 

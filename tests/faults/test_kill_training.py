@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from harness import Result, assert_gone, train_arguments
 from ledger import LONG
+from repository import REPOSITORY
 from workload import TOTAL_ITER
-
-from defsr.utils.paths import REPOSITORY
 
 pytestmark = pytest.mark.timeout(1200 if LONG else 120)
 

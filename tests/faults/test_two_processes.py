@@ -13,8 +13,7 @@ import pytest
 from harness import Result, Run, assert_gone, train_arguments
 from ledger import LONG
 from processes import free_port
-
-from defsr.utils.paths import REPOSITORY
+from repository import REPOSITORY
 
 pytestmark = pytest.mark.timeout(1200 if LONG else 120)
 

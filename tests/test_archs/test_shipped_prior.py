@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from basicsr.archs import build_network
+from repository import REPOSITORY
 
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
 from defsr.ops.resize import upsample_bicubic
-from defsr.utils.paths import REPOSITORY
 
 
 @pytest.fixture(scope='module')

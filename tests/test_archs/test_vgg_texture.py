@@ -12,13 +12,13 @@ import torchvision
 from basicsr.archs import build_network
 from basicsr.archs.vgg_arch import NAMES
 from photos import read_rgb
+from repository import REPOSITORY
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision.models import vgg
 
 from defsr.archs.vgg import IMAGENET_MEAN, IMAGENET_STD, VGGTrunk
 from defsr.archs.vgg_texture_arch import VGGTextureExtractor
-from defsr.utils.paths import REPOSITORY
 
 LEVELS = ['relu1_1', 'relu2_1', 'relu3_1']
 HED = 'vgg16_trunk_hed.pth'

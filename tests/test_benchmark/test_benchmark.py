@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from repository import REPOSITORY
 from warm import Warm
 from workspaces import pairs, run, run_well, save_options, shrink
 
@@ -23,7 +24,6 @@ from defsr.benchmark.options import loss_of, read_benchmark
 from defsr.benchmark.report import Report
 from defsr.benchmark.runner import Results, Runner, collect
 from defsr.config.files import load_options
-from defsr.utils.paths import REPOSITORY
 
 TOOL = ('-m', 'defsr.tools.benchmark', '-opt', 'b.yml')
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}

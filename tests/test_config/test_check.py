@@ -6,11 +6,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 from workspaces import TRAIN, run, save_options, shrink
 
 from defsr.config.check import check_options
 from defsr.config.files import load_options
-from defsr.utils.paths import REPOSITORY
 
 FOLDER = REPOSITORY / 'options'
 # Of experiments; the others are for tools, which check theirs themselves.

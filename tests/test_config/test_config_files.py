@@ -11,6 +11,7 @@ from defsr.config.files import (
     parse_yaml,
     split_force_yml,
 )
+from defsr.utils.paths import SHIPPED
 
 OPTIONS = """
 name: test
@@ -65,7 +66,7 @@ def test_a_key_that_is_no_text_is_refused(key):
 
 
 def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match='Check the path after -opt'):
+    with pytest.raises(FileNotFoundError, match='-opt is .*none.yml, which does not exist'):
         load_options(tmp_path / 'none.yml')
     (tmp_path / 'empty.yml').write_text('# nothing\n')
     with pytest.raises(ValueError, match='holds no options'):
@@ -122,7 +123,7 @@ net: {inner: {type: b}}
          'stays in .*/options.$'),
         ('sub/a.yml', {'sub/a.yml': 'base: link/b.yml', 'b.yml': 'x: 1'}, 'stays in .*/sub.$'),
         ('a.yml', {'a.yml': 'base: {here}/b.yml', 'b.yml': 'x: 1'}, 'must be a relative path'),
-        ('a.yml', {'a.yml': 'base: sub', 'sub/b.yml': 'x: 1'}, 'sub does not exist'),
+        ('a.yml', {'a.yml': 'base: sub', 'sub/b.yml': 'x: 1'}, 'that is there. Tried: .*sub,'),
         ('a.yml', {'a.yml': 'base: [b.yml]'}, 'must be the path of an option file'),
         ('a.yml', {'a.yml': 'base: b.yml', 'b.yml': 'lr: 1e-4'}, 'Write .* in .*b.yml'),
         ('a.yml', {'a.yml': 'base: b.yml\nx: 1', 'b.yml': 'x: 1\nx: 2'}, '`x` is given twice'),
@@ -134,6 +135,18 @@ def test_bases_that_are_refused(start, files, message, tmp_path):
         (tmp_path / 'sub/link').symlink_to(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_options(tmp_path / start)
+
+
+def test_a_base_that_is_not_there_may_be_a_shipped_one(tmp_path, monkeypatch):
+    write(tmp_path, {'own.yml': 'base: options/small/best_GAN_x4.yml\nname: own'})
+    monkeypatch.chdir(tmp_path)
+    expected = load_options(SHIPPED / 'options/small/best_GAN_x4.yml') | {'name': 'own'}
+    assert load_options('own.yml') == expected
+    assert load_options('options/small/best_GAN_x4.yml') == expected | {'name': 'small_best_GAN_x4'}
+    write(tmp_path, {'options/small/best_GAN_x4.yml': 'scale: 3', 'far.yml': 'base: README.md'})
+    assert load_options('own.yml') == {'name': 'own', 'scale': 3}
+    with pytest.raises(FileNotFoundError, match='must be a file that is there'):
+        load_options('far.yml')  # which comes with the package, but is no option file
 
 
 def test_dumped_options_are_the_same_again():

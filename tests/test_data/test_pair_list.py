@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 from defsr.data.pair_list import Pair, check_result_names, read_pair_list
-from defsr.utils.paths import REPOSITORY
 
 
 def test_blank_lines_and_comments_are_skipped(tmp_path):

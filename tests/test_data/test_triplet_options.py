@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from repository import REPOSITORY
 
 from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
-from defsr.utils.paths import REPOSITORY
 
 
 def test_defaults(block):

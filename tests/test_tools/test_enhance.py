@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 from workspaces import enhance_options, run_well, save_options, write_prior
 
 from defsr.data.image_source import ImageSource
 from defsr.tools import enhance
 from defsr.utils import distributed
-from defsr.utils.paths import REPOSITORY
 
 TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
 SCRIPT = str(REPOSITORY / 'defsr/tools/enhance.py')
@@ -58,7 +58,7 @@ def test_options_can_be_changed(file, monkeypatch, capsys):
     assert call(monkeypatch, '-opt', file, '--force_yml', 'images_per_batch=0') == 2
     assert 'error: images_per_batch is 0' in capsys.readouterr().err
     assert call(monkeypatch, '-opt', 'no.yml') == 2
-    assert 'error: Option file no.yml does not exist' in capsys.readouterr().err
+    assert 'error: -opt is no.yml, which does not exist' in capsys.readouterr().err
 
 
 def test_a_launcher_without_its_environment(file, monkeypatch, capsys):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from repository import REPOSITORY
 
-from defsr.utils.paths import REPOSITORY, find_pretrained
+from defsr.utils.paths import find_pretrained
 
 
 def test_found_by_name_and_by_path_from_another_folder(tmp_path, monkeypatch):
