@@ -8,8 +8,14 @@ HERE = Path(__file__).parent
 INIT = (HERE / 'defsr/__init__.py').read_text(encoding='utf-8')
 DIFFUSERS = ['diffusers', 'safetensors']
 # Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
-SHIPPED = ('options/**/*.yml', 'datasets/*.txt', 'datasets/small/*.txt',
-           'experiments/pretrained_models/*')  # fmt: skip
+SHIPPED = (
+    'options/**/*.yml',
+    'datasets/*.txt',
+    'datasets/small/*.txt',
+    'experiments/pretrained_models/README.md',
+    'experiments/pretrained_models/*small*.pth',
+    'experiments/pretrained_models/vgg16_trunk_hed.pth',
+)
 
 
 class BuildWithShipped(build_py):

@@ -85,7 +85,7 @@ def _ask_for_basicsr() -> None:
     if INSTALLER in sys.orig_argv:
         return
     line = f'BasicSR is not installed, and defsr is a plugin of it. Run: python -m {INSTALLER}'
-    if any(os.path.basename(argument).startswith('defsr-') for argument in sys.orig_argv[:2]):
+    if any(os.path.basename(argument).startswith('defsr-') for argument in sys.orig_argv[:3]):
         sys.exit(f'error: {line}')  # one of the commands
     raise ImportError(line, name='basicsr')
 

@@ -41,7 +41,20 @@ def install(arguments: list[str]) -> int:
         paths = [folder, *filter(None, [os.environ.get('PYTHONPATH')])]
         environment = os.environ | {'PYTHONPATH': os.pathsep.join(paths)}
         build = ['--no-build-isolation', '--use-pep517', BASICSR]
-        return subprocess.call([*pip, *build, *arguments], env=environment)
+        status = subprocess.call([*pip, *build, *arguments], env=environment)
+    missing = None if status else _missing_library()
+    if missing:
+        sys.stderr.write(f'No windows on this machine ({missing}): OpenCV is taken without them.\n')
+        headless = ['--force-reinstall', '--no-deps', 'opencv-python-headless']
+        status = subprocess.call([*pip, *headless, *arguments])
+    return status
+
+
+def _missing_library() -> str | None:
+    """What OpenCV wants of the system and does not find, as servers and containers lack it."""
+    command = [sys.executable, '-c', 'import cv2']
+    errors = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    return errors.strip().splitlines()[-1] if '.so' in errors else None
 
 
 def main() -> None:
