@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test faults lint format setup clean
+.PHONY: demo test faults lint format setup dist clean
 
 setup: $(READY)
 
@@ -43,5 +43,9 @@ test: lint
 faults: $(READY)
 	DEFSR_FAULTS=long $(BIN)/python -m pytest -q tests/faults
 
+# The sdist, and the wheel made of it: docs/release.md.
+dist: $(READY)
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

@@ -10,7 +10,7 @@ imports.install()
 
 __all__ = ['upscale']
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,10 @@ from defsr.utils.paths import SHIPPED
 
 SHIPPED_FOLDERS = ('options/', 'datasets/', 'experiments/')
 NOT_IN_SDIST = ('.ci/', '.gitignore', '.pre-commit-config.yaml')
+
+
+def read(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding='utf-8')
 
 
 def tracked() -> list[str]:
@@ -74,6 +79,12 @@ def test_contents_of_the_wheel(built):
     assert names == code | beside
     assert licences == {'LICENSE', *os.listdir(REPOSITORY / 'docs/licenses')}
     assert built['wheel'].name == f'defsr-{defsr.__version__}-py3-none-any.whl'
+
+
+def test_the_newest_change_is_this_version():
+    newest = re.search(r'^## (.+) \((\d{4}-\d\d-\d\d)\)$', read('CHANGES.md'), re.MULTILINE)
+    assert newest[1] == defsr.__version__ and date.fromisoformat(newest[2]) <= date.today()
+    assert f'defsr-{defsr.__version__}-py3-none-any.whl' in read('README.md')
 
 
 def test_contents_of_the_sdist(built):
