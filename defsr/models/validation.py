@@ -208,7 +208,7 @@ def _mean(rows: Sequence[Mapping], key: str) -> float:
 
 def _write_csv(path: str, rows: Sequence[Mapping]) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic_path(path) as temporary, open(temporary, 'w', newline='') as file:
+    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         for row in rows:

@@ -113,7 +113,7 @@ def _end_workers() -> None:
     They only read. PyTorch's watch over them would take their end for a mishap.
     """
     children = multiprocessing.active_children()
-    if children:
+    if children and hasattr(signal, 'SIGCHLD'):  # not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()

@@ -26,7 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         yield temporary
-        with open(temporary, 'rb') as written:
+        with open(temporary, 'rb+') as written:  # Windows syncs what may be written to
             os.fsync(written.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -64,7 +64,9 @@ def clear_remains(final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that new names in a folder survive a power cut."""
+    """Make sure that new names in a folder survive a power cut; Windows has no call for it."""
+    if os.name == 'nt':
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
