@@ -8,14 +8,14 @@ from defsr import imports
 
 imports.install()
 
-__all__ = ['upscale']
+__all__ = ['Upscaler', 'upscale']
 
 __version__ = '0.3.0'
 
 
 def __getattr__(name: str) -> object:
-    if name == 'upscale':
-        from defsr.upscaling import upscale  # PyTorch, and all that a network needs: seconds
+    if name in __all__:
+        from defsr import upscaling  # PyTorch, and all that a network needs: seconds
 
-        return upscale
+        return getattr(upscaling, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,25 +1,29 @@
-"""Super-resolve one photograph with related ones: what ``defsr-upscale`` runs, for Python."""
+"""Super-resolve photographs with related ones: what ``defsr-upscale`` runs, for Python."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
 from defsr.config.blocks import check_networks, check_path, required
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
-from defsr.images.form import Image, ImageForm, is_image
+from defsr.images.form import Image, ImageForm, image_forms
+from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, Restorer, method_class
 from defsr.ops.resize import upsample_bicubic
-from defsr.utils.checks import check_at_least, check_block, check_image, check_int, check_keys
+from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
+from defsr.utils.surroundings import as_if_alone, undisturbed
 
 NETWORK = SHIPPED / 'options' / 'upscale.yml'
 NETWORK_KEYS = ('scale', 'degradation', 'network_g', 'path')
@@ -29,24 +33,25 @@ MAX_REF_MEGAPIXELS = 4.0
 
 def upscale(
     lq: Image,
-    refs: Image | Sequence[Image],
+    refs: Image | Iterable[Image],
     *,
-    weights: str | Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
     tile: int | None = 96,
     overlap: int = 16,
     device: str | torch.device = 'auto',
     max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
+    max_megapixels: float = MAX_MEGAPIXELS,
     progress: StageProgress | None = None,
-) -> Image:
+) -> Any:  # lq's kind
     """Super-resolve an image x4 with the textures of one or more references.
 
-    Builds the network anew; for many images make one ``Upscaler``. Example::
-
-        sharp = defsr.upscale(cv2.imread('photo.png')[..., ::-1], [other])
+    Builds the network anew; for many images make one ``Upscaler``. Leaves the caller's settings
+    and random numbers alone, and is not affected by them.
 
     Args:
-        lq: RGB. NumPy (H, W, 3), (H, W) grey or (H, W, 4) with alpha, as uint8, uint16 or floating
-            point in [0, 1]; or a PyTorch tensor (3, H, W) or (1, 3, H, W) in [0, 1].
+        lq: RGB. The path of an image file; a Pillow image; NumPy (H, W, 3), (H, W) grey or
+            (H, W, 4) with alpha, as uint8, uint16 or floating point in [0, 1]; or a PyTorch
+            tensor (3, H, W) or (1, 3, H, W) in [0, 1].
         refs: one such image or several, kinds and sizes free, sides of at least 4. Alpha is
             ignored.
         weights: checkpoint of ``network_g``, a path or a name in
@@ -56,34 +61,49 @@ def upscale(
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
             Memory grows by about 1.2 GB per megapixel. Default: 4.
+        max_megapixels: of each image and of the result; larger ones are refused. Default: 64.
         progress: called as (stage, done, total), see ``RefSRPipeline.restore_tiled``.
 
     Returns:
-        ``lq``'s kind, layout, dtype and device with sides four times as long, in its range.
-        Alpha is enlarged by bicubic interpolation.
+        ``lq``'s kind, layout, dtype and device with sides four times as long, in its range. For a
+        Pillow image, and for a path, a Pillow image: upright, with colour profile, EXIF data,
+        texts and resolution in its ``info``. Alpha is enlarged by bicubic interpolation.
 
     Raises:
         ValueError: for an image of another kind, shape or range, and for a bad option.
-        FileNotFoundError: without the weights.
+        FileNotFoundError: without the weights, or for a path without a file.
+
+    Example::
+
+        >>> import numpy as np
+        >>> import defsr
+        >>> rng = np.random.default_rng(0)
+        >>> photo, other = rng.random((16, 20, 3)), rng.random((24, 24, 3))
+        >>> sharp = defsr.upscale(photo, [other], device='cpu')
+        >>> sharp.shape, sharp.dtype
+        ((64, 80, 3), dtype('float64'))
     """
-    photo = ImageForm.of('lq', lq)
-    if is_image(refs):
-        refs = [refs]
-    keys = [ImageForm.of(f'refs[{i}]', ref).rgb for i, ref in enumerate(refs)]
-    upscaler = Upscaler(weights, device)
-    sr = upscaler(
-        photo.rgb,
-        keys,
+    return Upscaler(weights, device)(
+        lq,
+        refs,
         tile=tile,
         overlap=overlap,
         max_ref_megapixels=max_ref_megapixels,
+        max_megapixels=max_megapixels,
         progress=progress,
     )
-    return photo.give_back(sr, enlarge_alpha(photo.alpha, upscaler.scale))
 
 
 class Upscaler:
     """The networks of ``options/upscale.yml``, loaded once for any number of images.
+
+    Call it as ``upscale``, from one thread or from several. Example::
+
+        >>> import defsr
+        >>> from PIL import Image
+        >>> upscaler = defsr.Upscaler(device='cpu')
+        >>> upscaler(Image.new('L', (20, 16), 128), Image.new('RGB', (24, 24))).size
+        (80, 64)
 
     Args:
         weights: see ``upscale``.
@@ -97,69 +117,113 @@ class Upscaler:
 
     def __init__(
         self,
-        weights: str | Path | None = None,
+        weights: str | os.PathLike[str] | None = None,
         device: str | torch.device = 'auto',
-        options: str | Path = NETWORK,
+        options: str | os.PathLike[str] = NETWORK,
     ) -> None:
         self.device = pick_device(device)
-        opt = load_options(options, 'options')
-        where = Path(options).name
-        for key in NETWORK_KEYS:
-            required(opt, '', key)
-        check_networks(opt)
-        method = method_class(opt)
-        check_keys(where, opt, (*NETWORK_KEYS, *method.blocks, *method.options))
-        for key in method.blocks:
-            required(opt, '', key)
-        self.scale = check_int('scale', opt['scale'], 2)
-        if weights is not None:
-            opt['path'] = check_block('path', opt['path']) | {'pretrain_network_g': str(weights)}
-        required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
-        check_path(opt, look=weights is None)
-        self.restorer = Restorer.build(
-            opt,
-            self.device,
-            Degradation(opt['degradation'], self.scale),
-            option='path:pretrain_network_g' if weights is None else '--weights',
-            network=f'network_g of {where}',
-        )
+        given = {'options': options} | ({} if weights is None else {'weights': weights})
+        for name, path in given.items():
+            if not isinstance(path, (str, os.PathLike)):
+                raise ValueError(f'{name} is {path!r}, but must be the path of a file.')
+        with as_if_alone():
+            self.scale, self.restorer = _build(weights, options, self.device)
 
     def __call__(
         self,
-        lq: Tensor,
-        refs: Sequence[Tensor],
+        lq: Image,
+        refs: Image | Iterable[Image],
         *,
         tile: int | None = 96,
         overlap: int = 16,
         max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
+        max_megapixels: float = MAX_MEGAPIXELS,
         progress: StageProgress | None = None,
-    ) -> Tensor:
-        """lq (1,3,h,w), refs [(1,3,H',W')], all in [0, 1] -> (1,3,4h,4w), clamped, lq's device.
-
-        Arguments and errors as ``upscale``.
-        """
-        check_image('lq', lq)
-        if not refs:
-            raise ValueError('refs is empty, but at least one reference is needed.')
-        for i, ref in enumerate(refs):
-            check_image(f'refs[{i}]', ref)
-            if min(ref.shape[-2:]) < MIN_REF_SIDE:
-                raise ValueError(
-                    f'refs[{i}] is {ref.shape[-2]}x{ref.shape[-1]} (HxW), but both sides of a '
-                    f'reference must be at least {MIN_REF_SIDE}.'
-                )
-        side = max(*lq.shape[-2:], MIN_TILE) if tile is None else tile
-        check_at_least('tile', side, MIN_TILE)
-        check_at_least('overlap', overlap, 0)
-        keys = limit_references(refs, max_ref_megapixels)
-        try:
-            sr = self.restorer(lq, keys, tile=side, overlap=overlap, progress=progress)
-        except torch.OutOfMemoryError:
+    ) -> Any:  # lq's kind
+        """Arguments, result and errors as ``upscale``; also of what ``read_photo`` returns."""
+        tile = None if tile is None else check_int('tile', tile, MIN_TILE)
+        overlap = check_int('overlap', overlap, 0)
+        for name, limit in {
+            'max_ref_megapixels': max_ref_megapixels, 'max_megapixels': max_megapixels
+        }.items():  # fmt: skip
+            check_above(name, limit, 0)
+            if math.isinf(limit):
+                raise ValueError(f'{name} is {limit}, but must be a finite number.')
+        if progress is not None and not callable(progress):
             raise ValueError(
-                f'{self.device} has too little memory. Lower tile (now {tile}) or '
-                f'max_ref_megapixels (now {max_ref_megapixels:g}), or use the CPU.'
-            ) from None
-        return sr.clamp(0, 1).to(lq)
+                f'progress is {progress!r}, but must be a function of (stage, done, total).'
+            )
+        with undisturbed(self.device):
+            photo = ImageForm.of('lq', lq, max_megapixels)
+            self._check_size(photo, max_megapixels)
+            keys = limit_references(_check_references(refs, max_megapixels), max_ref_megapixels)
+            side = tile or max(*photo.rgb.shape[-2:], MIN_TILE)
+            try:
+                sr = self.restorer(photo.rgb, keys, tile=side, overlap=overlap, progress=progress)
+            except (RuntimeError, MemoryError) as error:
+                if not _lacks_memory(error):
+                    raise
+                raise ValueError(
+                    f'{self.device} has too little memory. Lower tile (now {tile}) or '
+                    f'max_ref_megapixels (now {max_ref_megapixels:g}), or use the CPU.'
+                ) from None
+            alpha = enlarge_alpha(photo.alpha, self.scale)
+            return photo.give_back(sr.clamp(0, 1).to(photo.rgb), alpha)
+
+    def _check_size(self, photo: ImageForm, max_megapixels: float) -> None:
+        height, width = (self.scale * side for side in photo.rgb.shape[-2:])
+        if height * width > max_megapixels * 1e6:
+            raise ValueError(
+                f'{photo.name} would become {height}x{width} (HxW), '
+                f'{height * width / 1e6:.3g} megapixels, more than '
+                f'max_megapixels={max_megapixels:g}. Reduce the image or raise the limit.'
+            )
+
+
+def _build(
+    weights: str | os.PathLike[str] | None, options: str | os.PathLike[str], device: torch.device
+) -> tuple[int, Restorer]:
+    """Scale and networks of a description."""
+    opt = load_options(options, 'options')
+    where = Path(options).name
+    for key in NETWORK_KEYS:
+        required(opt, '', key)
+    check_networks(opt)
+    method = method_class(opt)
+    check_keys(where, opt, (*NETWORK_KEYS, *method.blocks, *method.options))
+    for key in method.blocks:
+        required(opt, '', key)
+    scale = check_int('scale', opt['scale'], 2)
+    if weights is not None:
+        opt['path'] = check_block('path', opt['path']) | {'pretrain_network_g': str(weights)}
+    required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
+    check_path(opt, look=weights is None)
+    return scale, Restorer.build(
+        opt,
+        device,
+        Degradation(opt['degradation'], scale),
+        option='path:pretrain_network_g' if weights is None else 'weights',
+        network=f'network_g of {where}',
+    )
+
+
+def _check_references(refs: Image | Iterable[Image], max_megapixels: float) -> list[Tensor]:
+    forms = image_forms('refs', refs, max_megapixels)
+    if not forms:
+        raise ValueError('refs is empty, but at least one reference is needed.')
+    for form in forms:
+        height, width = form.rgb.shape[-2:]
+        if min(height, width) < MIN_REF_SIDE:
+            raise ValueError(
+                f'{form.name} is {height}x{width} (HxW), but both sides of a reference must be at '
+                f'least {MIN_REF_SIDE}.'
+            )
+    return [form.rgb for form in forms]
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_memory or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -167,17 +231,17 @@ def pick_device(device: str | torch.device) -> torch.device:
     if device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        found = torch.device(device)
+        found = torch.device(device) if isinstance(device, (str, torch.device)) else None
     except RuntimeError:
-        raise ValueError(f'device is {device!r}, but must be auto, cpu, cuda or cuda:N.') from None
-    if found.type not in ('cpu', 'cuda'):
+        found = None
+    if found is None or found.type not in ('cpu', 'cuda') or (found.index or 0) < 0:
         raise ValueError(f'device is {device!r}, but must be auto, cpu, cuda or cuda:N.')
     if found.type == 'cuda' and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f'device is {device!r}, but this machine has {torch.cuda.device_count()} CUDA '
             'devices. Use auto or cpu.'
         )
-    return found
+    return found if found.type == 'cuda' else torch.device('cpu')
 
 
 def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tensor]:
@@ -187,8 +251,6 @@ def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tens
         refs: (1, 3, H', W') in [0, 1].
         max_megapixels: of all together, > 0.
     """
-    if not max_megapixels > 0:
-        raise ValueError(f'max_ref_megapixels is {max_megapixels}, but must be above 0.')
     share = max_megapixels * 1e6 / len(refs)
     limited = []
     for i, ref in enumerate(refs):
@@ -197,7 +259,7 @@ def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tens
             factor = math.sqrt(share / (height * width))
             size = [max(MIN_REF_SIDE, int(side * factor)) for side in (height, width)]
             ref = F.interpolate(ref, size=size, mode='bicubic', antialias=True).clamp(0, 1)
-            get_root_logger().warning(
+            getLogger('basicsr').warning(
                 f'Reference {i + 1} is reduced from {height}x{width} to {size[0]}x{size[1]} (HxW): '
                 f'max_ref_megapixels is {max_megapixels:g} for {len(refs)}.'
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from logging import getLogger
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
@@ -14,6 +15,18 @@ from defsr.utils.fingerprints import plain, with_defaults
 EXAMPLES = {'network_e:denoiser': 'ADMUNet', 'network_e:network': 'EDSR'}
 # Options that change a result by no more than rounding.
 WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last', 'backend'))
+
+
+def build_network(block: Mapping[str, object]) -> nn.Module:
+    """As BasicSR's, which sets up its logger on the way: in a script of other people's it must not.
+
+    Args:
+        block: ``type`` and arguments of a registered arch; it is not changed.
+    """
+    opt = dict(deepcopy(block))
+    net = ARCH_REGISTRY.get(opt.pop('type'))(**opt)
+    getLogger('basicsr').info(f'Network [{type(net).__name__}] is created.')
+    return net
 
 
 def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:

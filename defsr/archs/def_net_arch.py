@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.blocks import build_network
 from defsr.archs.interface import Alignment, Restoration
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_choice
@@ -45,8 +45,8 @@ class DEFNet(nn.Module):
         super().__init__()
         self.check('network_g', {'skip': skip, 'scale': scale})
         self.scale, self.skip = scale, skip
-        self.transfer = build_network(dict(transfer))
-        self.aggregator = build_network(dict(aggregator))
+        self.transfer = build_network(transfer)
+        self.aggregator = build_network(aggregator)
         if skip != 'none':
             last = getattr(self.aggregator, 'last_layer', None)
             if last is None:

@@ -118,6 +118,13 @@ class VGGTrunk(nn.Module):
         return features
 
 
+class _UndrawnConv2d(nn.Conv2d):
+    """Its weights are loaded in any case: drawing some would advance the global generator."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is (``nn.utils.skip_init`` would import SymPy, half a second)."""
+
+
 def convert_torchvision(state: Mapping[str, Tensor], vgg_type: str) -> dict[str, Tensor]:
     """torchvision's ``features.N.weight`` -> ``conv1_1.weight``, with ImageNet's mean and std.
 
@@ -178,8 +185,7 @@ def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Mod
     for name in names:
         if name.startswith('conv'):
             num_out = num_feat_of(name)
-            # not nn.Conv2d(...) itself: its default init would advance the global generator
-            modules[name] = nn.utils.skip_init(nn.Conv2d, num_in, num_out, 3, padding=1)
+            modules[name] = _UndrawnConv2d(num_in, num_out, 3, padding=1)
             num_in = num_out
         elif name.startswith('relu'):
             modules[name] = nn.ReLU(inplace=name.replace('relu', 'conv') not in keep)

@@ -136,7 +136,7 @@ class CanvasNoise:
         columns = range(window.left // BLOCK, -(-window.right // BLOCK))
         height, width = window.bottom - window.top, window.right - window.left
         left = window.left - columns[0] * BLOCK
-        drawn = torch.empty(len(self.keys), self.num_ch, height, width)
+        drawn = torch.empty(len(self.keys), self.num_ch, height, width, dtype=torch.float32)
         for (n, key), row in product(enumerate(self.keys), rows):
             # One line of blocks at a time, so that no second image is needed.
             line = torch.cat([self._block(key, number, row, column) for column in columns], dim=-1)
@@ -156,7 +156,7 @@ class CanvasNoise:
     def _block(self, key: int, number: int, row: int, column: int) -> Tensor:
         seed = derive_seed('noise', key, number, row, column)
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(self.num_ch, BLOCK, BLOCK, generator=generator)
+        return torch.randn(self.num_ch, BLOCK, BLOCK, generator=generator, dtype=torch.float32)
 
 
 def content_key(seed: int, image: Tensor) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from defsr.archs.blocks import completed
+from defsr.archs.blocks import build_network, completed
 from defsr.archs.interface import Reference, reads_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
@@ -73,7 +71,7 @@ def build_method(
     """
     method_class(opt).check(opt, degradation)
     path = opt.get('path') or {}
-    net_g = build_network(deepcopy(dict(opt['network_g'])))
+    net_g = build_network(opt['network_g'])
     file = path.get('pretrain_network_g')
     if file is not None:
         key = path.get('param_key_g', param_key)

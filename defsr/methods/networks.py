@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.blocks import build_network
 from defsr.archs.enhancer_base import Enhancer
 from defsr.diffusion.degradation import Degradation
 from defsr.utils.fingerprints import with_defaults
@@ -58,7 +57,7 @@ def build_frozen(
         FileNotFoundError: for weights that do not exist.
     """
     with torch.random.fork_rng(devices=[]):  # so that it is no matter what is frozen beside net_g
-        net = build_network(deepcopy(dict(opt[name])))
+        net = build_network(opt[name])
     path = opt.get('path') or {}
     option, label = f'path:pretrain_{name}', name.removeprefix('network_')
     file, param_key = path.get(f'pretrain_{name}'), path.get(f'param_key_{label}')

@@ -8,10 +8,8 @@ Needs no option file and no ground truth, and takes any size. See docs/upscale.m
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,6 @@ from defsr.utils.cli import StageBars, run_cli, tell
 # PyTorch takes seconds, which --help need not wait: what needs it is imported where it is used.
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from defsr.images.photo import Photo
 
 CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
 
@@ -71,14 +67,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         ValueError: for an output that cannot be, must not be or need not be written.
         OSError: if its folder cannot be written to.
     """
-    from defsr.images.photo import check_writable
+    from defsr.images.photo_writer import check_writable
     from defsr.upscaling import MIN_TILE
 
     check_at_least('--tile', args.tile, MIN_TILE)
     check_at_least('--overlap', args.overlap, 0)
-    for option in ('max_megapixels', 'max_ref_megapixels'):
-        if not getattr(args, option) > 0:
-            raise ValueError(f'--{option.replace("_", "-")} must be above 0.')
     check_writable(args.output, (1, 1))
     outputs = {'--output': args.output}
     if args.comparison:
@@ -98,29 +91,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise OSError(f'{option} {path}: {folder} cannot be written to.')
     if args.comparison and args.comparison.resolve() == args.output.resolve():
         raise ValueError('--comparison and --output are the same file.')
-
-
-def read_images(args: argparse.Namespace, scale: int) -> tuple[Photo, list[Photo]]:
-    """The photo and its references. ValueError for what is too large or too small."""
-    from defsr.images.photo import check_writable, read_photo
-    from defsr.upscaling import MIN_REF_SIDE
-
-    photo = read_photo(args.input, args.max_megapixels)
-    height, width = (scale * side for side in photo.rgb.shape[-2:])
-    if height * width > args.max_megapixels * 1e6:
-        raise ValueError(
-            f'{args.input} would become {height}x{width} (HxW), {height * width / 1e6:.0f} '
-            f'megapixels, more than --max-megapixels {args.max_megapixels:g}.'
-        )
-    check_writable(args.output, (height, width))
-    refs = [read_photo(path, args.max_megapixels) for path in args.ref]
-    for ref in refs:
-        if min(ref.rgb.shape[-2:]) < MIN_REF_SIDE:
-            raise ValueError(
-                f'Reference {ref.path} is {ref.rgb.shape[-2]}x{ref.rgb.shape[-1]} (HxW), but both '
-                f'sides must be at least {MIN_REF_SIDE}.'
-            )
-    return photo, refs
 
 
 def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int) -> None:
@@ -148,45 +118,39 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: as of ``parse_arguments``.
     """
-    from defsr.images.photo import losses, write_photo
-    from defsr.upscaling import NETWORK, Upscaler, enlarge_alpha
+    from defsr.images.photo import read_photo
+    from defsr.images.photo_writer import check_writable, losses, write_photo
+    from defsr.upscaling import NETWORK, Upscaler
 
     check_arguments(args)
     start = time.perf_counter()
     upscaler = Upscaler(args.weights, args.device, options=args.options or NETWORK)
-    photo, refs = read_images(args, upscaler.scale)
+    photo, *refs = (read_photo(path, args.max_megapixels) for path in (args.input, *args.ref))
+    height, width = (upscaler.scale * side for side in photo.size)
+    check_writable(args.output, (height, width))
     for loss in losses(args.output, photo):
         tell(loss)
     tell(f'{args.input.name} on {upscaler.device}')
     with StageBars() as advance:
-        sr = upscaler(
-            photo.rgb,
-            [ref.rgb for ref in refs],
+        result = upscaler(
+            photo,
+            refs,
             tile=args.tile,
             overlap=args.overlap,
             max_ref_megapixels=args.max_ref_megapixels,
+            max_megapixels=args.max_megapixels,
             progress=advance,
         )
-    write_photo(args.output, sr, replace(photo, alpha=enlarge_alpha(photo.alpha, upscaler.scale)))
-    height, width = sr.shape[-2:]
+    write_photo(args.output, result)
     tell(f'{args.output}: {height}x{width} (HxW), {time.perf_counter() - start:.0f} s')
     if args.comparison:
-        write_comparison(args.comparison, photo.rgb, refs[0].rgb, sr, upscaler.scale)
+        write_comparison(args.comparison, photo.rgb, refs[0].rgb, result.rgb, upscaler.scale)
         tell(f'{args.comparison}: before and after')
 
 
 def upscale() -> None:
-    """Parse the command line and run, with BasicSR's logger at warnings."""
-    args = parse_arguments()
-    from basicsr.utils import get_root_logger
-
-    logger = get_root_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        run(args)
-    finally:
-        logger.setLevel(level)
+    """Parse the command line and run."""
+    run(parse_arguments())
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> objec
     raise ValueError(f'{name} is {value!r}, but must be one of {list(choices)}.{hint}')
 
 
+def _is_number(value: object) -> bool:
+    """NumPy's numbers, too."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def did_you_mean(value: object, choices: Collection[object]) -> str:
     """A question after the nearest choice, to follow a full stop; '' if none is near."""
     near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
@@ -45,7 +51,7 @@ def did_you_mean(value: object, choices: Collection[object]) -> str:
 
 def check_at_least(name: str, value: Number, minimum: Number) -> Number:
     """Return ``value`` if it is a number of at least ``minimum``; ValueError if not."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
     if not value >= minimum:
         raise ValueError(f'{name} is {value}, but must be at least {minimum}.')
@@ -59,7 +65,7 @@ def check_int(
 
     With ``or_float`` it may be written as a float: 4.0, 5e3.
     """
-    is_int = isinstance(value, int) and not isinstance(value, bool)
+    is_int = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_int and not (or_float and isinstance(value, float) and value.is_integer()):
         raise ValueError(f'{name} is {value!r}, but must be a whole number{hint}.')
     return int(check_at_least(name, value, minimum))
@@ -84,7 +90,7 @@ def check_list(name: str, value: object, of: str = '', least: int = 0) -> Sequen
 
 def check_above(name: str, value: Number, limit: Number) -> Number:
     """Return ``value`` if it is a number above ``limit``; ValueError if not (so for NaN)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
     if not value > limit:
         raise ValueError(f'{name} is {value}, but must be above {limit}.')

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from defsr.utils.fingerprints import differences
@@ -152,7 +152,7 @@ def check_trained_with(
     """
     known = content.get(TRAINED_WITH)
     if not isinstance(known, Mapping):
-        get_root_logger().warning(
+        getLogger('basicsr').warning(
             f'{file} does not say what it was trained with: the options are taken as they stand.'
         )
         return

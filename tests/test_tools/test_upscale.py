@@ -11,7 +11,8 @@ from basicsr.archs import build_network
 from PIL import Image
 from workspaces import UPSCALE, save_options
 
-from defsr.images.photo import read_photo, to_levels
+from defsr.images.levels import to_levels
+from defsr.images.photo import read_photo
 from defsr.ops.resize import upsample_bicubic
 from defsr.tools import upscale as tool
 from defsr.upscaling import Upscaler
@@ -80,7 +81,7 @@ def test_orientation_of_photo_and_reference(call, monkeypatch):
     real = Upscaler.__call__
 
     def spy(self, lq, refs, **options):
-        seen.extend([lq, *refs])
+        seen.extend(photo.rgb for photo in (lq, *refs))
         return real(self, lq, refs, **options)
 
     monkeypatch.setattr(Upscaler, '__call__', spy)
@@ -90,7 +91,7 @@ def test_orientation_of_photo_and_reference(call, monkeypatch):
     torch.testing.assert_close(seen[0], upright, rtol=0, atol=0)
     with Image.open('sharp.png') as picture:
         assert picture.size == (84, 72)
-        assert not picture.getexif()
+        assert picture.getexif()[274] == 1
 
 
 @pytest.mark.parametrize(
@@ -157,11 +158,11 @@ def fail_on_comparison(fail) -> str:
         (('-r', 'none.jpg'), {}, 'Image none.jpg does not exist'),
         (('--tile', '8'), {}, '--tile is 8, but must be at least 16'),
         (('--overlap', '-2'), {}, '--overlap is -2, but must be at least 0'),
-        (('--max-ref-megapixels', '0'), {}, '--max-ref-megapixels must be above 0'),
-        (('--max-megapixels', '0.005'), {}, 'photo.png would become 84x72'),
+        (('--max-ref-megapixels', '0'), {}, 'max_ref_megapixels is 0.0, but must be above 0'),
+        (('--max-megapixels', '0.005'), {}, 'lq (photo.png) would become 84x72'),
         (('--max-megapixels', '0.0003'), {}, 'photo.png has 0.0 megapixels'),
         (('--device', 'tpu'), {}, "device is 'tpu', but must be auto"),
-        (('--weights', 'none.pth'), {}, '--weights is none.pth, which does not exist'),
+        (('--weights', 'none.pth'), {}, 'weights is none.pth, which does not exist'),
     ],
 )
 def test_mistakes_end_in_one_line(fail, arguments, named, message):
@@ -176,8 +177,9 @@ def test_output_that_is_a_folder_or_under_a_file(fail):
 
 def test_tiny_reference(fail):
     Image.new('RGB', (9, 3)).save('tiny.png')
-    assert 'Reference tiny.png is 3x9 (HxW), but both sides must be at least 4' in fail(
-        '-r', 'near.png', 'tiny.png'
+    assert (
+        'refs[1] (tiny.png) is 3x9 (HxW), but both sides of a reference must be at least 4'
+        in fail('-r', 'near.png', 'tiny.png')
     )
 
 
