@@ -467,10 +467,10 @@ def trunk(workspace: Workspace) -> None:
 
 
 FOLDER = 'network_e:denoiser:folder'
-PLAIN = '--weights is w.pth, which is no PyTorch file of plain tensors: '
+PLAIN = 'weights is w.pth, which is no PyTorch file of plain tensors: '
 WEIGHTS = [
     Case('weights that are not there', lambda w: w.arguments.extend(['--weights', 'w.pth']),
-         '--weights is w.pth, which does not exist. Tried: …', sharpen),
+         'weights is w.pth, which does not exist. Tried: …', sharpen),
     Case('weights that would run code', weights(pickle.dumps(Trap(), 2)),
          f'{PLAIN}it asks for the Python object …system, which weights do not need.', sharpen),
     Case('torn weights', weights({'params': {'a': torch.ones(99)}}, keep=0.6),
