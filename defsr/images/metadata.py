@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL.Image import Exif, Image
 from PIL.PngImagePlugin import PngInfo
@@ -14,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 ORIENTATION = 274  # EXIF and TIFF tag
 _XMP_TAG = 700
 _EXIF_BLOCK, _GPS_BLOCK, _INTEROP_BLOCK = 0x8769, 0x8825, 0xA005
-_RESOLUTION = {'x': 282, 'y': 283, 'unit': 296}
+_RESOLUTION, _INCHES = (282, 283, 296), 2  # across, down, unit
+_PROFILE_TAG = 34675
 # Of EXIF's and TIFF's tags those that say how the pixels are stored, and Pillow keeps in `info`.
 _LAYOUT = frozenset(
     (*range(254, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, *range(288, 294),
@@ -67,16 +69,17 @@ class Metadata:
             damaged.append('colour profile')
         if profile and profile[16:20] != _COLOUR_SPACES[is_grey]:
             profile = None  # CMYK's, for instance, does not describe the converted pixels
+        exif, dpi = None, _dpi(info.get('dpi', ()))
         try:
-            exif = _upright_exif(picture.getexif())
+            tags = _nested(picture.getexif())
+            exif, dpi = _packed(_upright(tags)), dpi or _dpi(_resolution(tags))
         except Exception:  # damaged tags can fail in any way
-            exif = None
             damaged.append('EXIF data')
         xmp = info.get('xmp') or info.get(_XMP_KEY)
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         xmp = _XMP_ORIENTATION.sub(b'', xmp) if isinstance(xmp, bytes) else None
         text = {key: value for key, value in info.items() if _is_text(key, value)}
-        return cls(profile, exif, xmp, text, _dpi(info.get('dpi')), tuple(damaged))
+        return cls(profile, exif, xmp, text, dpi, tuple(damaged))
 
     def info(self) -> dict[str, object]:
         """As ``info`` of a Pillow image, without what is not there."""
@@ -92,7 +95,7 @@ class Metadata:
             name: ``PNG``, ``JPEG``, ``TIFF`` or ``WEBP``.
         """
         kept: dict[str, object] = {key: getattr(self, key) for key in (*_WORDS, 'dpi')}
-        lost = list(self.damaged)
+        lost = []
         if name == 'JPEG':
             for key, limit in _JPEG_LIMITS.items():
                 if len(getattr(self, key) or b'') > limit:
@@ -102,23 +105,16 @@ class Metadata:
                 packet = _JPEG_XMP + self.xmp
                 kept['extra'] = struct.pack('>BBH', 255, 225, len(packet) + 2) + packet
         elif name == 'WEBP':
-            kept['exif'] = self._exif_with_resolution()
-        elif name == 'TIFF' and (self.xmp or self.exif):
-            kept['exif'] = tags = Exif()
-            tags.load(self.exif or b'')
-            if self.xmp:
-                tags[_XMP_TAG] = self.xmp
+            kept['exif'] = _packed(self._tags())
+        elif name == 'TIFF':
+            kept = {'tags': self._tiff_tags()}
         if name == 'PNG':
             kept['pnginfo'] = self._png_texts()
         elif self.text:
             lost.append(f'texts ({", ".join(list(self.text)[:5])})')
-        wanted = (*kept,) if name == 'WEBP' else [key for key in kept if key != 'xmp']
-        return {key: kept[key] for key in wanted if kept[key]}, lost
-
-    def words(self) -> list[str]:
-        """All that it is, for a message."""
-        found = [words for key, words in _WORDS.items() if getattr(self, key)]
-        return [*self.damaged, *found, *(['texts'] if self.text else [])]
+        if name != 'WEBP':
+            kept.pop('xmp', None)
+        return {key: value for key, value in kept.items() if value}, lost
 
     def _png_texts(self) -> PngInfo:
         texts = PngInfo()
@@ -128,16 +124,16 @@ class Metadata:
             texts.add_itxt(_XMP_KEY, self.xmp.decode(errors='replace'))
         return texts
 
-    def _exif_with_resolution(self) -> bytes | None:
-        """For a format that has no other place for it."""
-        if not self.dpi:
-            return self.exif
+    def _tags(self) -> dict[int, Any]:
+        """The EXIF data, with the resolution where they do not have it."""
         tags = Exif()
         tags.load(self.exif or b'')
-        for name, value in zip(_RESOLUTION, (*self.dpi, 2), strict=True):  # 2: inches
-            if _RESOLUTION[name] not in tags:
-                tags[_RESOLUTION[name]] = value
-        return tags.tobytes()
+        resolution = zip(_RESOLUTION, (*self.dpi, _INCHES), strict=True) if self.dpi else ()
+        return {**dict(resolution), **_nested(tags)}
+
+    def _tiff_tags(self) -> dict[int, Any]:
+        more = {_XMP_TAG: self.xmp, _PROFILE_TAG: self.icc_profile}
+        return self._tags() | {tag: value for tag, value in more.items() if value}
 
 
 def orientation_of(picture: Image) -> int:
@@ -182,22 +178,40 @@ def _jpeg_essentials(content: bytes) -> Iterator[bytes]:
     yield content[position:]
 
 
-def _upright_exif(exif: Exif) -> bytes | None:
-    """The tags that hold for the result, too: no layout, no sizes, no thumbnail, orientation 1."""
-    kept = Exif()
-    blocks = (_EXIF_BLOCK, _GPS_BLOCK)
-    for tag, value in exif.items():
-        if tag not in _LAYOUT and tag not in blocks:
-            kept[tag] = value
-    for tag in blocks:
-        block = {k: v for k, v in exif.get_ifd(tag).items() if k not in _SIZES}
-        if _INTEROP_BLOCK in block:
-            block[_INTEROP_BLOCK] = dict(exif.get_ifd(_INTEROP_BLOCK))
-        if block:
-            kept[tag] = block
-    if ORIENTATION in kept:
-        kept[ORIENTATION] = 1
-    return kept.tobytes() if dict(kept) else None
+def _upright(tags: Mapping[int, Any]) -> dict[int, Any]:
+    """Those that hold for the result, too: no layout, no sizes, no thumbnail, orientation 1."""
+    kept = {tag: value for tag, value in tags.items() if tag not in _LAYOUT}
+    if _EXIF_BLOCK in kept:
+        kept[_EXIF_BLOCK] = {k: v for k, v in kept[_EXIF_BLOCK].items() if k not in _SIZES}
+    return kept | {ORIENTATION: 1} if kept else {}
+
+
+def _resolution(tags: Mapping[int, Any]) -> tuple[float, ...]:
+    """Across and down, for a format whose files say it nowhere else."""
+    across, down, unit = (tags.get(tag, 0) for tag in _RESOLUTION)
+    inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
+    return across * inch, down * inch
+
+
+def _nested(exif: Exif) -> dict[int, Any]:
+    """Tags by their numbers, those of the blocks inside as dictionaries."""
+    tags = {tag: value for tag, value in exif.items() if tag not in (_EXIF_BLOCK, _GPS_BLOCK)}
+    for block in (_EXIF_BLOCK, _GPS_BLOCK):
+        inner = dict(exif.get_ifd(block))
+        if inner.pop(_INTEROP_BLOCK, None):
+            with suppress(ValueError):  # Pillow closes TIFF files without having read it
+                inner[_INTEROP_BLOCK] = dict(exif.get_ifd(_INTEROP_BLOCK))
+        if inner:
+            tags[block] = inner
+    return tags
+
+
+def _packed(tags: Mapping[int, Any]) -> bytes | None:
+    """As Pillow has EXIF data; None without any."""
+    exif = Exif()
+    for tag, value in tags.items():
+        exif[tag] = value
+    return exif.tobytes() if tags else None
 
 
 def _is_profile(profile: object) -> bool:
@@ -214,10 +228,10 @@ def _is_text(key: object, value: object) -> bool:
     return key not in ('compression', _XMP_KEY) and not key.startswith('Raw profile type')
 
 
-def _dpi(value: object) -> tuple[float, float] | None:
+def _dpi(value: Iterable[Any]) -> tuple[float, float] | None:
+    """Two sound numbers, or None; 1 is what Pillow says of a TIFF that says nothing."""
     try:
         across, down = (float(side) for side in value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         return None
-    sound = all(math.isfinite(side) and 0 < side < 2**16 for side in (across, down))
-    return (across, down) if sound else None
+    return (across, down) if 1 < across < 2**16 and 1 < down < 2**16 else None

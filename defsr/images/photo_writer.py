@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor
 from defsr.images.levels import to_levels
 from defsr.images.metadata import png_chunks
 from defsr.images.photo import Photo, to_grey
+from defsr.images.tiff import encode_tiff
 from defsr.utils.files import atomic_path
 
 # Output extension -> (Pillow's format, largest side it can hold).
@@ -28,7 +32,6 @@ WRITABLE = {
 SAVE_OPTIONS = {
     'PNG': {},
     'JPEG': {'quality': 95, 'subsampling': '4:4:4'},
-    'TIFF': {'compression': 'tiff_lzw'},
     'WEBP': {'lossless': True},
 }
 PNG_HEADER = 33  # bytes: signature and IHDR, before which nothing may stand
@@ -54,7 +57,10 @@ def write_photo(path: str | Path, photo: Photo) -> None:
     deep = photo.bit_depth == 16 and format_name in DEEP_FORMATS
     levels = to_levels(_channels(photo, format_name in ALPHA_FORMATS), 16 if deep else 8)
     options, _ = _save_options(photo, format_name)
-    content = (_encode_16 if deep else _encode_8)(levels, format_name, options)
+    if format_name == 'TIFF':
+        content = encode_tiff(_coloured(levels) if deep else levels, options.get('tags', {}))
+    else:
+        content = (_encode_16 if deep else _encode_8)(levels, format_name, options)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -62,9 +68,13 @@ def write_photo(path: str | Path, photo: Photo) -> None:
 def to_picture(photo: Photo) -> Image.Image:
     """As Pillow has it: L, LA, RGB or RGBA, or I;16 for 16-bit grey; metadata in its ``info``.
 
-    Pillow has no 16 bit for colour or alpha: these are rounded to 8 bit.
+    Pillow has no 16 bit for colour or alpha: these are rounded to 8 bit, which is logged.
     """
     deep = photo.bit_depth == 16 and photo.is_grey and photo.alpha is None
+    for line in _damages(photo):
+        getLogger('basicsr').warning(line)
+    if photo.bit_depth == 16 and not deep:
+        getLogger('basicsr').warning(f'{photo.path}: 16 bit of colour are rounded to 8 for Pillow.')
     picture = Image.fromarray(to_levels(_channels(photo), 16 if deep else 8))
     picture.info.update(photo.metadata.info())
     return picture
@@ -94,7 +104,7 @@ def check_writable(path: str | Path, size: tuple[int, int]) -> str:
 def losses(path: str | Path, like: Photo) -> list[str]:
     """What of ``like`` a file named ``path`` cannot keep, one sentence each."""
     format_name = check_writable(path, (1, 1))
-    told = []
+    told = _damages(like)
     if like.alpha is not None and format_name not in ALPHA_FORMATS:
         told.append(f'{format_name} has no transparency: the alpha channel is dropped.')
     if like.bit_depth == 16 and format_name not in DEEP_FORMATS:
@@ -106,6 +116,13 @@ def losses(path: str | Path, like: Photo) -> list[str]:
     return told
 
 
+def _damages(photo: Photo) -> list[str]:
+    return [
+        f'The {what} of {photo.path.name} cannot be read: dropped.'
+        for what in photo.metadata.damaged
+    ]
+
+
 def _channels(photo: Photo, with_alpha: bool = True) -> Tensor:
     """(1,C,H,W), colours and alpha as the photo has them."""
     colours = to_grey(photo.rgb) if photo.is_grey else photo.rgb
@@ -114,40 +131,39 @@ def _channels(photo: Photo, with_alpha: bool = True) -> Tensor:
     return torch.cat((colours, photo.alpha), dim=1)
 
 
-def _save_options(photo: Photo, format_name: str) -> tuple[dict[str, object], list[str]]:
-    """Metadata for Pillow's ``save``, and what is lost.
-
-    OpenCV writes 16-bit TIFF, without any; a grey profile fits no grey that is stored as RGB.
-    """
-    if photo.bit_depth == 16 and format_name == 'TIFF':
-        return {}, photo.metadata.words()
-    options, lost = photo.metadata.for_format(format_name)
-    deep = photo.bit_depth == 16 and format_name == 'PNG'
-    stored_as_rgb = format_name == 'WEBP' or (deep and photo.alpha is not None)
-    if photo.is_grey and stored_as_rgb and options.pop('icc_profile', None):
-        lost.append('colour profile')
-    return options, lost
+def _save_options(photo: Photo, format_name: str) -> tuple[dict[str, Any], list[str]]:
+    """Metadata for Pillow's ``save``, and what is lost: a grey profile where RGB is stored."""
+    metadata, lost = photo.metadata, []
+    deep = photo.bit_depth == 16 and format_name in DEEP_FORMATS
+    if photo.is_grey and (format_name == 'WEBP' or (deep and photo.alpha is not None)):
+        lost = ['colour profile'] if metadata.icc_profile else []
+        metadata = replace(metadata, icc_profile=None)
+    options, more = metadata.for_format(format_name)
+    return options, lost + more
 
 
-def _encode_8(levels: np.ndarray, format_name: str, options: dict[str, object]) -> bytes:
+def _coloured(levels: np.ndarray) -> np.ndarray:
+    """(H,W,2), grey with alpha, -> (H,W,4), since OpenCV reads none with two channels of 16 bit."""
+    return levels[..., [0, 0, 0, 1]] if levels.ndim == 3 and levels.shape[2] == 2 else levels
+
+
+def _encode_8(levels: np.ndarray, format_name: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     image = Image.fromarray(levels)
     image.save(buffer, format_name, **SAVE_OPTIONS[format_name], **options)
     return buffer.getvalue()
 
 
-def _encode_16(levels: np.ndarray, format_name: str, options: dict[str, object]) -> bytes:
-    """By OpenCV; a PNG's metadata are taken over from a tiny one that Pillow writes."""
+def _encode_16(levels: np.ndarray, format_name: str, options: dict[str, Any]) -> bytes:
+    """PNG by OpenCV; its metadata are taken over from a tiny one that Pillow writes."""
     is_grey = levels.ndim == 2
-    if not is_grey:  # RGB(A) or grey with alpha -> OpenCV's BGR(A)
-        order = {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[levels.shape[2]]
-        levels = np.ascontiguousarray(levels[..., order])
-    done, content = cv2.imencode('.png' if format_name == 'PNG' else '.tiff', levels)
+    if not is_grey:
+        levels = _coloured(levels)  # RGB(A) -> OpenCV's BGR(A)
+        levels = np.ascontiguousarray(levels[..., [2, 1, 0, 3][: levels.shape[2]]])
+    done, buffer = cv2.imencode('.png', levels)
     if not done:
         raise OSError(f'OpenCV could not encode a 16-bit {format_name}.')
-    if not options:
-        return content.tobytes()
-    like = _encode_8(np.zeros((1, 1) if is_grey else (1, 1, 3), np.uint8), format_name, options)
-    more = [chunk for chunk in png_chunks(like) if chunk[4:5].islower()]
-    start = content.tobytes()[:PNG_HEADER]
-    return start + b''.join(more) + content.tobytes()[PNG_HEADER:]
+    tiny = _encode_8(np.zeros((1, 1) if is_grey else (1, 1, 3), np.uint8), format_name, options)
+    more = b''.join(chunk for chunk in png_chunks(tiny) if chunk[4:5].islower())
+    content = buffer.tobytes()
+    return content[:PNG_HEADER] + more + content[PNG_HEADER:]
