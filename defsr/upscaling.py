@@ -73,8 +73,7 @@ def upscale(
         ValueError: for an image of another kind, shape or range, and for a bad option.
         FileNotFoundError: without the weights, or for a path without a file.
 
-    Example::
-
+    Example:
         >>> import numpy as np
         >>> import defsr
         >>> rng = np.random.default_rng(0)
@@ -97,8 +96,9 @@ def upscale(
 class Upscaler:
     """The networks of ``options/upscale.yml``, loaded once for any number of images.
 
-    Call it as ``upscale``, from one thread or from several. Example::
+    Call it as ``upscale``, from one thread or from several.
 
+    Example:
         >>> import defsr
         >>> from PIL import Image
         >>> upscaler = defsr.Upscaler(device='cpu')

@@ -71,6 +71,10 @@ def load_options(file: str | Path, named_by: str = '-opt') -> OrderedDict:
         FileNotFoundError: without the file or one of its bases.
         ValueError: for what is no option file, and for a base that is no text, lies elsewhere or
             goes in a circle. The message names the file and the mistake.
+
+    Example:
+        >>> load_options('options/upscale.yml')['network_g']['type']
+        'DEFNet'
     """
     path = find_shipped(file, named_by)
     layers = [_read(path, named_by)]

@@ -54,6 +54,15 @@ def create_lmdb(
         FileExistsError: if one exists and ``force`` is off.
         FileNotFoundError: for folders and listed images that do not exist.
         ValueError: for names that LMDB keys cannot hold, and for unreadable images.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new('RGB', (9, 8)).save(f'{folder}/a.png')
+        ...     (path,) = create_lmdb({'gt': folder}, folder)
+        ...     path.name, (path / 'meta_info.txt').read_text(encoding='utf-8')
+        ('gt.lmdb', 'a.png (8,9,3) -1\\n')
     """
     check_keys('create_lmdb', folders, ROOTS)
     check_between('compress_level', compress_level, 0, 9)

@@ -48,6 +48,11 @@ def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it has no pairs, or is no text.
+
+    Example:
+        >>> pairs = read_pair_list('datasets/CUFED5_ref1.txt')
+        >>> len(pairs), pairs[0].gt, pairs[0].refs
+        (126, '000_0.png', ('000_1.png',))
     """
     file = find_shipped(path, option)
     try:

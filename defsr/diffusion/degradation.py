@@ -31,6 +31,11 @@ class Degradation:
 
     Raises:
         ValueError: for another name.
+
+    Example:
+        >>> gt, lq = Degradation('matlab', 4).make_lq(torch.rand(1, 3, 50, 61))
+        >>> gt.shape[-2:], lq.shape[-2:]
+        (torch.Size([48, 60]), torch.Size([12, 15]))
     """
 
     name: str

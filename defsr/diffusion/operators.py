@@ -134,6 +134,12 @@ class BicubicDownsample(SeparableDownsample):
 
     Raises:
         ValueError: for another scale or border.
+
+    Example:
+        >>> operator = BicubicDownsample(4)
+        >>> y = torch.rand(1, 3, 10, 12, dtype=torch.float64)
+        >>> torch.allclose(operator.A(operator.A_pinv(y)), y)
+        True
     """
 
     def __init__(self, scale: int, border: Border = 'symmetric') -> None:

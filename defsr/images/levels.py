@@ -21,7 +21,14 @@ def to_levels(image: Tensor, bit_depth: int = 8) -> np.ndarray:
 
 
 def from_levels(levels: np.ndarray) -> Tensor:
-    """(H,W) or (H,W,C) uint8 or uint16 -> (1,C,H,W) float32 in [0, 1]."""
+    """(H,W) or (H,W,C) uint8 or uint16 -> (1,C,H,W) float32 in [0, 1].
+
+    Example:
+        >>> from_levels(np.array([[0, 51, 255]], np.uint8))
+        tensor([[[[0.0000, 0.2000, 1.0000]]]])
+        >>> to_levels(_)
+        array([[  0,  51, 255]], dtype=uint8)
+    """
     top = np.iinfo(levels.dtype).max
     image = torch.from_numpy(np.atleast_3d(levels).astype(np.float32))
     return image.div_(top).permute(2, 0, 1).unsqueeze(0).contiguous()

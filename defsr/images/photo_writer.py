@@ -52,6 +52,17 @@ def write_photo(path: str | Path, photo: Photo) -> None:
     Raises:
         ValueError: for another extension or size, see ``check_writable``.
         OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from defsr.images.photo import read_photo
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new('L', (6, 4)).save(f'{folder}/a.jpg', dpi=(300, 300))
+        ...     photo = read_photo(f'{folder}/a.jpg')
+        ...     write_photo(f'{folder}/b.tif', photo)
+        ...     again = read_photo(f'{folder}/b.tif')
+        >>> photo.size, photo.is_grey, again.metadata.dpi
+        ((4, 6), True, (300.0, 300.0))
     """
     format_name = check_writable(path, photo.size)
     deep = photo.bit_depth == 16 and format_name in DEEP_FORMATS

@@ -13,7 +13,14 @@ SMALLEST = {'calculate_ssim': 11}  # pixels per side that a metric of BasicSR ne
 def metric_values(
     image: np.ndarray, gt: np.ndarray, metrics: Mapping[str, Mapping]
 ) -> dict[str, float]:
-    """BasicSR's metrics of an image, (H,W,3) BGR uint8 as ``gt``; ValueError if it is too small."""
+    """BasicSR's metrics of an image, (H,W,3) BGR uint8 as ``gt``; ValueError if it is too small.
+
+    Example:
+        >>> gt = np.full((16, 20, 3), 100, np.uint8)
+        >>> psnr = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True}
+        >>> round(metric_values(gt + 1, gt, {'psnr': psnr})['psnr'], 2)
+        49.45
+    """
     for name, opt in metrics.items():
         smallest = 2 * opt.get('crop_border', 0) + SMALLEST.get(opt['type'], 1)
         if min(gt.shape[:2]) < smallest:

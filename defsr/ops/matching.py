@@ -59,6 +59,12 @@ def match_patches(
 
     Raises:
         ValueError: if the shapes do not fit, the patch size is even or nothing may be matched.
+
+    Example:
+        >>> key = torch.rand(1, 8, 5, 7)
+        >>> index, confidence = match_patches(key[..., 1:4, 2:6], key, patch_size=1)
+        >>> index[0, 0].tolist()  # row 1 of seven columns, from column 2 on
+        [9, 10, 11, 12]
     """
     check_maps(query, key, patch_size, key_mask)
     dtype = torch.promote_types(query.dtype, torch.float32)

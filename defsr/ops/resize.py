@@ -80,5 +80,10 @@ def downsample_pil(x: Tensor, scale: int) -> Tensor:
 
 
 def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
-    """(N,C,h,w) -> (N,C,scale*h,scale*w), MATLAB's bicubic, not clamped: the usual baseline."""
+    """(N,C,h,w) -> (N,C,scale*h,scale*w), MATLAB's bicubic, not clamped: the usual baseline.
+
+    Example:
+        >>> upsample_bicubic(torch.full((1, 3, 10, 12), 0.5), 4).shape
+        torch.Size([1, 3, 40, 48])
+    """
     return _resize(x, float(scale), 'symmetric')

@@ -45,6 +45,10 @@ def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     Args:
         side: largest side of a piece, >= 1.
         overlap: context on each side, >= 0.
+
+    Example:
+        >>> [tile.bounds for tile in make_tiles(10, 30, side=16, overlap=4)]
+        [(0, 10, 0, 15), (0, 10, 15, 30)]
     """
     check_at_least('tile', side, 1)
     check_at_least('overlap', overlap, 0)
