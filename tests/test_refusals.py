@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
+from basicsr.utils import get_root_logger
 from refusals import CASES, END, GROUPS, PAGE, START, UPSCALE, Workspace, as_test, page
 from repository import REPOSITORY
 from workspaces import run
@@ -14,7 +16,8 @@ from defsr.utils.cli import run_cli
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
-    """The small folder, as the current one."""
+    """The small folder, as the current one; what is logged does not get to stderr."""
+    monkeypatch.setattr(get_root_logger(), 'handlers', [logging.NullHandler()])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['tool'])
     return Workspace(tmp_path)
