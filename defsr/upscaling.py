@@ -184,7 +184,7 @@ def _build(
     weights: str | os.PathLike[str] | None, options: str | os.PathLike[str], device: torch.device
 ) -> tuple[int, Restorer]:
     """Scale and networks of a description."""
-    opt = load_options(options, 'options')
+    opt = load_options(Path(options), 'options')
     where = Path(options).name
     for key in NETWORK_KEYS:
         required(opt, '', key)

@@ -78,7 +78,7 @@ class Metadata:
         xmp = info.get('xmp') or info.get(_XMP_KEY)
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         xmp = _XMP_ORIENTATION.sub(b'', xmp) if isinstance(xmp, bytes) else None
-        text = {key: value for key, value in info.items() if _is_text(key, value)}
+        text = {str(key): value for key, value in info.items() if _is_text(key, value)}
         return cls(profile, exif, xmp, text, dpi, tuple(damaged))
 
     def info(self) -> dict[str, object]:
@@ -101,7 +101,7 @@ class Metadata:
                 if len(getattr(self, key) or b'') > limit:
                     kept[key] = None
                     lost.append(_WORDS[key])
-            if kept['xmp']:
+            if self.xmp and kept['xmp']:
                 packet = _JPEG_XMP + self.xmp
                 kept['extra'] = struct.pack('>BBH', 255, 225, len(packet) + 2) + packet
         elif name == 'WEBP':

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from defsr.images.header import check_megapixels, image_size
@@ -182,7 +183,7 @@ def _bits_per_channel(data: bytes, picture: Image.Image) -> int:
     """From the file's header, since Pillow reports 16-bit colour as 8."""
     if picture.format == 'PNG':
         return data[24]
-    if picture.format == 'TIFF':
+    if isinstance(picture, TiffImageFile):
         return max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     return 8
 

@@ -29,7 +29,7 @@ WRITABLE = {
     '.tiff': ('TIFF', 2**31 - 1),
     '.webp': ('WEBP', 16383),
 }
-SAVE_OPTIONS = {
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     'PNG': {},
     'JPEG': {'quality': 95, 'subsampling': '4:4:4'},
     'WEBP': {'lossless': True},

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
-_BUILDING = threading.Lock()  # generator and default dtype belong to the whole process
+_BUILDING = threading.RLock()  # generator and default dtype belong to the whole process
 
 
 @contextmanager
