@@ -102,7 +102,7 @@ class ImageForm:
             raise ValueError(f'{name} is {_called(image)}, but must be {KINDS}.')
         check_megapixels(name, (image.shape[0], image.shape[1]), max_megapixels)
         if is_float:
-            levels = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32)
+            levels = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32, order='C')
             x = _in_range(name, torch.from_numpy(levels))
         else:
             x = from_levels(image)
@@ -150,11 +150,11 @@ def _called(thing: object) -> str:
 
 
 def _in_range(name: str, x: Tensor) -> Tensor:
-    """A copy within [0, 1]; ValueError if it was not, but for ``RANGE_TOLERANCE``."""
+    """A plain copy within [0, 1]; ValueError if it was not, but for ``RANGE_TOLERANCE``."""
     low, high = x.min().item(), x.max().item()
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # also for NaN
         raise ValueError(
             f'{name} has values in [{low:g}, {high:g}], but floating-point images must be in '
             '[0, 1]. Divide by 255 if they are 8-bit levels.'
         )
-    return x.clamp(0, 1)
+    return x.clamp(0, 1).contiguous()
