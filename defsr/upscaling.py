@@ -62,7 +62,7 @@ def upscale(
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
             Memory grows by about 1.2 GB per megapixel. Default: 4.
         max_megapixels: of each image and of the result; larger ones are refused. Default: 64.
-        progress: called as (stage, done, total), see ``RefSRPipeline.restore_tiled``.
+        progress: called as (stage, done, total), see ``Method.restore_tiled``.
 
     Returns:
         ``lq``'s kind, layout, dtype and device with sides four times as long, in its range. For a
