@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -114,7 +115,7 @@ class ADMUNet(nn.Module):
         self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU(), zeroed(last))
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse levels that do not fit together, as the constructor does."""
         check_int(f'{where}:num_res_block', block['num_res_block'], 1)
         size = block['image_size']

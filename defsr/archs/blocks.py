@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from logging import getLogger
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
@@ -17,7 +18,7 @@ EXAMPLES = {'network_e:denoiser': 'ADMUNet', 'network_e:network': 'EDSR'}
 WITHOUT_EFFECT = frozenset(('windows_per_batch', 'compile', 'channels_last', 'backend'))
 
 
-def build_network(block: Mapping[str, object]) -> nn.Module:
+def build_network(block: Mapping[str, Any]) -> nn.Module:
     """As BasicSR's, which sets up its logger on the way: in a script of other people's it must not.
 
     Args:
@@ -29,7 +30,7 @@ def build_network(block: Mapping[str, object]) -> nn.Module:
     return net
 
 
-def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:
+def build_inner(option: str, block: Mapping[str, Any]) -> nn.Module:
     """The network inside an enhancer, from its block: ``type`` and arguments. ValueError if not."""
     if not isinstance(block, Mapping) or 'type' not in block:
         raise ValueError(f'{option} has no `type`; name an arch, such as {EXAMPLES[option]}.')
@@ -39,7 +40,7 @@ def build_inner(option: str, block: Mapping[str, object]) -> nn.Module:
     return ARCH_REGISTRY.get(name)(**opt)
 
 
-def completed(block: Mapping[str, object]) -> dict[str, object]:
+def completed(block: Mapping[str, Any]) -> dict[str, Any]:
     """A network's block with the defaults of its class, those inside it too, as JSON holds it."""
     own = {k: completed(v) if isinstance(v, Mapping) else v for k, v in block.items()}
     if 'type' in block:

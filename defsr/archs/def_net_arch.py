@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ class DEFNet(nn.Module):
 
     def __init__(
         self,
-        transfer: Mapping[str, object],
-        aggregator: Mapping[str, object],
+        transfer: Mapping[str, Any],
+        aggregator: Mapping[str, Any],
         skip: Literal['none', 'bicubic', 'de'] = 'none',
         scale: int = 4,
     ) -> None:
@@ -59,7 +59,7 @@ class DEFNet(nn.Module):
             nn.init.zeros_(last.bias)
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         check_choice(f'{where}:skip', block['skip'], ('none', 'bicubic', 'de'))
         if block['scale'] != 4:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class DenoiserRuntime:
         self.use_compile = check_choice(f'{where}:compile', use_compile, switches)
         self._compiled: tuple[nn.Module, nn.Module] | None = None
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without the compiled network; they compile their own."""
         return vars(self) | {'_compiled': None}
 

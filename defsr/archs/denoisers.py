@@ -10,6 +10,7 @@ block's do not tell).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -26,7 +27,7 @@ def is_pretrained(denoiser: nn.Module) -> bool:
     return getattr(denoiser, 'is_pretrained', False)
 
 
-def fingerprint_of_denoiser(block: Mapping[str, object], denoiser: nn.Module) -> dict[str, object]:
+def fingerprint_of_denoiser(block: Mapping[str, Any], denoiser: nn.Module) -> dict[str, Any]:
     """All of a denoiser that determines its answers, as JSON holds it.
 
     Args:

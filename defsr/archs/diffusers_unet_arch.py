@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -70,7 +71,7 @@ class DiffusersUNet(nn.Module):
         self.eval()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse a folder that the constructor would; reads no weights."""
         _checked_config(_parts(block['folder'])[0])
 
@@ -108,7 +109,7 @@ def _parts(folder: str) -> tuple[Path, Path]:
     return unet, beside / 'scheduler_config.json'
 
 
-def _checked_config(folder: Path) -> Mapping[str, object]:
+def _checked_config(folder: Path) -> Mapping[str, Any]:
     """The config.json of a model that can be used, whose weights are there."""
     file = folder / 'config.json'
     if not file.is_file():
@@ -177,7 +178,7 @@ def _load(folder: Path) -> nn.Module:
     return unet
 
 
-def _read_json(file: Path) -> Mapping[str, object]:
+def _read_json(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
     except ValueError:

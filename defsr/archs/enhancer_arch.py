@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -74,9 +74,9 @@ class DDNMEnhancer(Enhancer):
 
     def __init__(
         self,
-        denoiser: Mapping[str, object],
+        denoiser: Mapping[str, Any],
         scale: int = 4,
-        diffusion: Mapping[str, object] | None = None,
+        diffusion: Mapping[str, Any] | None = None,
         degradation: Literal['matlab', 'pil'] = 'matlab',
         *,
         precision: Precision = 'fp32',
@@ -100,7 +100,7 @@ class DDNMEnhancer(Enhancer):
         self.eval()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As ``Enhancer.check``. Whether windows fit the denoiser, only the constructor knows."""
         super().check(where, block)
         opt = with_defaults(DDNMEnhancer, block)
@@ -117,7 +117,7 @@ class DDNMEnhancer(Enhancer):
         """Whether the denoiser came without weights; if with, none are to be loaded."""
         return not is_pretrained(self.denoiser)
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, Any]:
         """As ``Enhancer.fingerprint``, with the denoiser and its weights' SHA-256."""
         own = fingerprint_of_denoiser(self._denoiser_block, self.denoiser)
         return super().fingerprint() | own

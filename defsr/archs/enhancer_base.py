@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Enhancer(nn.Module):
         self.operator = _degradation('network_e', scale, degradation).operator
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse values that the constructor would refuse; builds no network.
 
         Args:
@@ -103,7 +103,7 @@ class Enhancer(nn.Module):
         """As ``forward``, perhaps beyond [0, 1]; ``progress(done, total)`` after each step."""
         return self(lq)
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, Any]:
         """Everything that determines I_DE, as JSON holds it; caches carry it along.
 
         Of an argument of the constructor it takes the attribute of that name.

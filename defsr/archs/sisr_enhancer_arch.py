@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -45,7 +45,7 @@ class SISREnhancer(Enhancer):
 
     def __init__(
         self,
-        network: Mapping[str, object],
+        network: Mapping[str, Any],
         scale: int = 4,
         degradation: Literal['matlab', 'pil'] = 'matlab',
         *,
@@ -60,13 +60,13 @@ class SISREnhancer(Enhancer):
         self.eval()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As ``Enhancer.check``."""
         super().check(where, block)
         check_int(f'{where}:tile', block.get('tile', 256), 1)
         check_int(f'{where}:overlap', block.get('overlap', 32), 0)
 
-    def fingerprint(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, Any]:
         """As ``Enhancer.fingerprint``, with the network and its weights' SHA-256."""
         block = self._network_block
         options = with_defaults(ARCH_REGISTRY.get(block['type']), block)

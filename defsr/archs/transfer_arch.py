@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -62,7 +62,7 @@ class DCNTransferArch(nn.Module):
             self.bias[level] = nn.Parameter(torch.zeros(channels))
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         check_choice(f'{where}:backend', block['backend'], get_args(Backend))
         num_group = check_int(f'{where}:num_group', block['num_group'], 1)
@@ -138,7 +138,7 @@ class HardTransferArch(nn.Module):
         self.overlap = overlap
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As of ``DCNTransferArch``."""
         check_channels(where, block['num_ch'])
         check_choice(f'{where}:overlap', block['overlap'], ('count', 'nine'))

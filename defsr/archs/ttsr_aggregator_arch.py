@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
@@ -78,7 +79,7 @@ class TTSRAggregator(nn.Module):
         )
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         num_block = [*block['num_block']]
         if len(num_block) != 4:

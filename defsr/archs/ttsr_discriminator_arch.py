@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class TTSRDiscriminator(nn.Module):
         )
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         for key in ('num_in_ch', 'num_feat'):
             check_int(f'{where}:{key}', block[key], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -80,7 +81,7 @@ class UnshuffleUNet(nn.Module):
         self.tail = nn.Conv2d(num_feat[0], num_out_ch * unshuffle**2, 3, 1, 1)
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         for key in ('num_block', 'unshuffle'):
             check_int(f'{where}:{key}', block[key], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -81,7 +82,7 @@ class VGGTrunk(nn.Module):
         self.eval()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would. Errors as its own; reads no file."""
         vgg_type, layers, weights = block['vgg_type'], block['layers'], block['weights']
         names = NAMES[check_choice(f'{where}:vgg_type', vgg_type, VGG_TYPES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
@@ -43,7 +44,7 @@ class VGGTextureExtractor(VGGTrunk):
         }
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As of ``VGGTrunk``; one layer for each level, at its size."""
         super().check(where, block)
         finest = max(LEVEL_FACTORS.values())

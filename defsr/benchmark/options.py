@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from defsr.config.blocks import check_arguments, check_networks, check_run, required
 from defsr.config.files import load_options
@@ -38,7 +39,7 @@ class Candidate:
 
     label: str
     plain: str = ''
-    opt: Mapping[str, object] = field(default_factory=dict)
+    opt: Mapping[str, Any] = field(default_factory=dict)
     file: str = ''
     weights: str = ''
     loss: str = '-'
@@ -51,7 +52,7 @@ class Benchmark:
     name: str
     scale: int
     num_gpu: int | str
-    datasets: Mapping[str, Mapping[str, object]]
+    datasets: Mapping[str, Mapping[str, Any]]
     methods: Mapping[str, Candidate]
     compare_to: str | None = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -59,12 +60,12 @@ class Benchmark:
     tile: int | None = 96
     overlap: int = 16
     bootstrap: Mapping[str, int] = field(default_factory=dict)
-    published: Sequence[Mapping[str, object]] = ()
+    published: Sequence[Mapping[str, Any]] = ()
     save_images: bool = False
-    examples: Mapping[str, object] = field(default_factory=dict)
+    examples: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
+def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     """Read an option file of ``defsr-benchmark``, which is left as it is.
 
     Raises:
@@ -96,7 +97,7 @@ def read_benchmark(opt: Mapping[str, object]) -> Benchmark:
     return Benchmark(**(given | read | {'tile': opt.get('tile', 96)}))
 
 
-def _examples(opt: Mapping[str, object], methods: Collection[str]) -> dict[str, object]:
+def _examples(opt: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any]:
     examples = {'method': None, 'number': 2, 'side': 96, 'show': []}
     check_keys('examples', opt['examples'], examples)
     examples |= opt['examples']
@@ -114,7 +115,7 @@ def _check_names(option: str, names: object, known: Collection[str], of: str, le
         check_choice(option, name, known)
 
 
-def _data_set(name: str, block: object, scale: int) -> dict[str, object]:
+def _data_set(name: str, block: object, scale: int) -> dict[str, Any]:
     """The block as ``RefTripletDataset`` takes it."""
     block = dict(check_block(f'datasets:{name}', block))
     check_choice(f'datasets:{name}:type', block.get('type'), ('RefTripletDataset',))
@@ -144,7 +145,7 @@ def _candidate(label: str, block: object) -> Candidate:
     return Candidate(label, '', opt, file, str(weights), loss)
 
 
-def loss_of(train: Mapping[str, object] | None) -> str:
+def loss_of(train: Mapping[str, Any] | None) -> str:
     """The losses of a ``train`` block in words, e.g. ``L1 + perceptual + WGAN-GP``; '-' if none."""
     if not train:
         return '-'

@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from defsr.images.figures import save_figure
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
 from defsr.utils.files import atomic_path
 
-Rows = Sequence[Mapping[str, object]]
+Rows = Sequence[Mapping[str, Any]]
 Failures = Mapping[tuple[str, str, str], str]
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import path as osp
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,7 +80,7 @@ class Results:
                     rows[row['key']] = row
         return rows
 
-    def add(self, row: Mapping[str, object]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Append a row, on the disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = f'\n{json.dumps(dict(row))}\n'  # the first ends a line that a kill cut off
@@ -91,7 +92,7 @@ class Results:
             os.close(file)
 
 
-def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]:
+def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, Any]:
     """All of a method that determines its images, as JSON holds it.
 
     Raises:
@@ -228,7 +229,7 @@ class Runner:
                         tell(f'Stopped: {self.results.path}. {GO_ON}')
                         raise SystemExit(128 + self.stop.signal)
 
-    def _lacks_image(self, row: Mapping[str, object]) -> bool:
+    def _lacks_image(self, row: Mapping[str, Any]) -> bool:
         return self.benchmark.save_images and not image_path(self.folder, row).exists()
 
     def _note(self, label: str, dataset: str, image: str, error: BaseException) -> None:
@@ -255,7 +256,7 @@ def rows_of(candidate: Candidate, benchmark: Benchmark, name: str, data) -> Iter
 
 
 def measure(
-    restorer: Plain | Restorer, item: Mapping[str, object]
+    restorer: Plain | Restorer, item: Mapping[str, Any]
 ) -> tuple[dict[str, float], np.ndarray]:
     """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters.
 
@@ -273,7 +274,7 @@ def measure(
     return scores | more, image
 
 
-def image_path(folder: Path, row: Mapping[str, object]) -> Path:
+def image_path(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where a row's image is saved: its name tells the weights and settings apart."""
     name = f'{row["image"]}_{row["key"][:12]}.png'
     return folder / 'images' / str(row['dataset']) / name

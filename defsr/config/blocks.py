@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
 
@@ -29,7 +30,7 @@ _KINDS = (
 )
 
 
-def required(block: Mapping[str, object], where: str, key: str) -> object:
+def required(block: Mapping[str, Any], where: str, key: str) -> object:
     """``block[key]``, which must be there and not null; ``where`` is the block's own path."""
     if block.get(key) is not None:
         return block[key]
@@ -38,7 +39,7 @@ def required(block: Mapping[str, object], where: str, key: str) -> object:
     raise ValueError(f'{join(where, key)} is missing. {hint}')
 
 
-def choose(block: Mapping[str, object], where: str, registry: Registry) -> Callable:
+def choose(block: Mapping[str, Any], where: str, registry: Registry) -> Callable:
     """The registered thing that ``block['type']`` names. ValueError with the nearest name."""
     return registered(join(where, 'type'), required(block, where, 'type'), registry)
 
@@ -56,7 +57,7 @@ def registered(option: str, name: object, registry: Registry) -> Callable:
 
 def check_arguments(
     where: str,
-    block: Mapping[str, object],
+    block: Mapping[str, Any],
     target: Callable,
     *,
     given: Sequence[str] = (),
@@ -89,7 +90,7 @@ def check_arguments(
             _check_kind(join(where, p.name), keys[p.name], p.default)
 
 
-def ask(owner: type, where: str, block: Mapping[str, object]) -> None:
+def ask(owner: type, where: str, block: Mapping[str, Any]) -> None:
     """Compare a block with the class that is built of it, which may say more than its signature.
 
     Its ``check(where, block)``, if it has one, is called with all arguments of its constructor.
@@ -119,14 +120,14 @@ def check_network(where: str, block: object) -> None:
     ask(arch, where, block)
 
 
-def check_networks(opt: Mapping[str, object]) -> None:
+def check_networks(opt: Mapping[str, Any]) -> None:
     """``check_network`` for every block ``network_*`` of an option file."""
     for name, block in opt.items():
         if name.startswith('network_') and block is not None:
             check_network(name, block)
 
 
-def check_path(opt: Mapping[str, object], own: Sequence[str] = (), *, look: bool = True) -> None:
+def check_path(opt: Mapping[str, Any], own: Sequence[str] = (), *, look: bool = True) -> None:
     """Refuse keys of ``path`` that are neither ``own`` nor of a network of the file.
 
     FileNotFoundError for weights that do not exist, unless ``look`` is off.
@@ -144,7 +145,7 @@ def check_path(opt: Mapping[str, object], own: Sequence[str] = (), *, look: bool
             check_choice(f'path:{key}', value, (True, False))
 
 
-def check_adversarial(opt: Mapping[str, object]) -> None:
+def check_adversarial(opt: Mapping[str, Any]) -> None:
     """Refuse an adversarial loss without its options, its critic or that one's optimizer."""
     for name, block in (('gan_opt', opt['train']), ('optim_d', opt['train']), ('network_d', opt)):
         if not block.get(name):
@@ -155,7 +156,7 @@ def check_adversarial(opt: Mapping[str, object]) -> None:
             )
 
 
-def check_run(opt: Mapping[str, object]) -> None:
+def check_run(opt: Mapping[str, Any]) -> None:
     """Refuse a name, a number of GPUs or settings of several processes that cannot be."""
     name = required(opt, '', 'name')
     if not isinstance(name, str) or not name or '/' in name or name in ('.', '..'):

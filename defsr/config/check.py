@@ -8,6 +8,7 @@ This walks over the file. What is legal in a block, the class that reads it says
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from basicsr.models import lr_scheduler
@@ -65,7 +66,7 @@ LOSS_CHOICES = {
 }
 
 
-def check_options(opt: Mapping[str, object], is_train: bool) -> None:
+def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
     """Refuse options that BasicSR's loops and models would stumble over later, or not read.
 
     Builds nothing and reads no data; of files it only asks whether weights exist.
@@ -101,7 +102,7 @@ def check_options(opt: Mapping[str, object], is_train: bool) -> None:
     check_path(opt, ('resume_state', 'ignore_resume_networks'), look=not resumes)
 
 
-def _check_model(opt: Mapping[str, object], model: type, is_train: bool) -> None:
+def _check_model(opt: Mapping[str, Any], model: type, is_train: bool) -> None:
     own = model_options(opt)
     train, val = own.get('train') or {}, own.get('val') or {}
     if hasattr(model, 'check'):
@@ -120,7 +121,7 @@ def _check_model(opt: Mapping[str, object], model: type, is_train: bool) -> None
         SafeOptions.from_opt(opt, names(opt))
 
 
-def _check_datasets(opt: Mapping[str, object], is_train: bool) -> None:
+def _check_datasets(opt: Mapping[str, Any], is_train: bool) -> None:
     datasets = opt['datasets']
     if is_train and 'train' not in datasets:
         raise ValueError('datasets:train is missing. Add the block of the training data.')
@@ -142,7 +143,7 @@ def _check_datasets(opt: Mapping[str, object], is_train: bool) -> None:
             )
 
 
-def _check_dataset(where: str, block: Mapping[str, object], phase: str, scale: object) -> None:
+def _check_dataset(where: str, block: Mapping[str, Any], phase: str, scale: object) -> None:
     dataset = choose(block, where, DATASET_REGISTRY)
     if not isinstance(required(block, where, 'name'), str):
         raise ValueError(f'{where}:name is {block["name"]!r}, but must be a text. Quote it.')
@@ -158,7 +159,7 @@ def _check_dataset(where: str, block: Mapping[str, object], phase: str, scale: o
             dataset.check(where, {**block, 'phase': phase, 'scale': block.get('scale', scale)})
 
 
-def _check_train(train: Mapping[str, object], of_optimizer: Collection[str]) -> None:
+def _check_train(train: Mapping[str, Any], of_optimizer: Collection[str]) -> None:
     check_int('train:total_iter', required(train, 'train', 'total_iter'), 1, or_float=True)
     for key, minimum in (('warmup_iter', -1), ('net_d_iters', 1), ('net_d_init_iters', 0)):
         if key in train:
@@ -176,14 +177,14 @@ def _check_train(train: Mapping[str, object], of_optimizer: Collection[str]) -> 
     _check_scheduler(check_block('train:scheduler', required(train, 'train', 'scheduler')))
 
 
-def _check_optimizer(where: str, block: Mapping[str, object]) -> None:
+def _check_optimizer(where: str, block: Mapping[str, Any]) -> None:
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(OPTIMIZERS))
     lr = check_above(f'{where}:lr', required(block, where, 'lr'), 0)
     check_between(f'{where}:lr', lr, 0, 1e3)
     check_arguments(where, block, OPTIMIZERS[kind], given=('params',))
 
 
-def _check_scheduler(block: Mapping[str, object]) -> None:
+def _check_scheduler(block: Mapping[str, Any]) -> None:
     where = 'train:scheduler'
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(SCHEDULERS))
     check_arguments(where, block, SCHEDULERS[kind], given=('optimizer',))
@@ -193,7 +194,7 @@ def _check_scheduler(block: Mapping[str, object]) -> None:
             check_at_least(f'An entry of {where}:{key}', value, 0)
 
 
-def _check_loss(where: str, block: Mapping[str, object]) -> None:
+def _check_loss(where: str, block: Mapping[str, Any]) -> None:
     ask(choose(block, where, LOSS_REGISTRY), where, block)
     for (name, key), choices in LOSS_CHOICES.items():
         if block['type'] == name and key in block:
@@ -202,7 +203,7 @@ def _check_loss(where: str, block: Mapping[str, object]) -> None:
         check_block(f'{where}:layer_weights', block['layer_weights'])
 
 
-def _check_logger(block: Mapping[str, object]) -> None:
+def _check_logger(block: Mapping[str, Any]) -> None:
     frequencies = ('print_freq', 'save_checkpoint_freq')
     check_keys('logger', block, (*frequencies, 'use_tb_logger', 'wandb', *LOGGER_KEYS))
     for key in frequencies:
@@ -215,7 +216,7 @@ def _check_logger(block: Mapping[str, object]) -> None:
             raise ValueError('logger:wandb:project needs logger:use_tb_logger: true. Set it.')
 
 
-def _check_val(val: Mapping[str, object], is_train: bool) -> None:
+def _check_val(val: Mapping[str, Any], is_train: bool) -> None:
     check_choice('val:save_img', required(val, 'val', 'save_img'), (True, False))
     if is_train:
         check_int('val:val_freq', required(val, 'val', 'val_freq'), 1, or_float=True)

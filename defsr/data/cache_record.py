@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from os import path as osp
 from pathlib import Path
+from typing import Any
 
 from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import differences, digest_of
@@ -16,7 +17,7 @@ KINDS = {'de': 'inputs, enhanced', 'ref_de': 'references, degraded and enhanced'
 GIVEN = 'given'  # in place of a degradation: lq came from files
 
 
-def make_record(kind: str, lq: str, fingerprint: Mapping[str, object]) -> dict[str, object]:
+def make_record(kind: str, lq: str, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """A cache's record.
 
     Args:
@@ -33,13 +34,13 @@ def make_record(kind: str, lq: str, fingerprint: Mapping[str, object]) -> dict[s
     }
 
 
-def write_record(folder: Path, record: Mapping[str, object]) -> None:
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``enhancer.json``, whole or not at all."""
     with atomic_path(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
 
 
-def read_record(option: str, root: str | Path) -> dict[str, object] | None:
+def read_record(option: str, root: str | Path) -> dict[str, Any] | None:
     """The record in a cache's folder; None if there is none. ValueError if it is damaged."""
     path = Path(root).expanduser() / RECORD
     if not path.is_file():
@@ -55,7 +56,7 @@ def read_record(option: str, root: str | Path) -> dict[str, object] | None:
     return record
 
 
-def fault_of(record: Mapping[str, object], wanted: Mapping[str, object]) -> str | None:
+def fault_of(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """Why a cache is not the wanted one, as the end of ``X is cache, which ...``; None if it is.
 
     A degradation is compared only where both know theirs: LR images that were given may well
@@ -70,9 +71,7 @@ def fault_of(record: Mapping[str, object], wanted: Mapping[str, object]) -> str 
     return f'another enhancer made: {found}' if found else None
 
 
-def check_caches(
-    datasets: Mapping[str, Mapping[str, object]], fingerprint: Mapping[str, object]
-) -> None:
+def check_caches(datasets: Mapping[str, Mapping[str, Any]], fingerprint: Mapping[str, Any]) -> None:
     """Refuse a data set whose cache of enhanced images another enhancer made.
 
     Args:
@@ -94,7 +93,7 @@ def check_caches(
             _check_cache(f'datasets:{phase}:dataroot_{kind}', root, wanted)
 
 
-def _check_cache(option: str, root: str, wanted: Mapping[str, object]) -> None:
+def _check_cache(option: str, root: str, wanted: Mapping[str, Any]) -> None:
     if not osp.isdir(osp.expanduser(root)):
         raise FileNotFoundError(
             f'{option} is {root}, which is not an existing folder. Make it with defsr-enhance.'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -40,7 +41,7 @@ class ImageCropDataset(Dataset):
         FileNotFoundError: for a folder that does not exist.
     """
 
-    def __init__(self, opt: Mapping[str, object]) -> None:
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         where = place_of(opt)
         self.check(where, opt)
         self.opt = opt
@@ -54,7 +55,7 @@ class ImageCropDataset(Dataset):
         self.names = self.source.names()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse a block that the constructor would; reads no folder."""
         check_keys(where, block, KEYS)
         root = block.get('dataroot_gt')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import path as osp
+from typing import Any
 
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -55,7 +56,7 @@ class RefTripletDataset(Dataset):
         FileNotFoundError: for folders and listed images that do not exist.
     """
 
-    def __init__(self, opt: Mapping[str, object]) -> None:
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         self.options = options = TripletOptions.from_opt(opt)
         self.sources = {
@@ -72,7 +73,7 @@ class RefTripletDataset(Dataset):
         self._warn_of_leaks()
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse a block that the constructor would; reads no folder."""
         TripletOptions.from_opt(block, where)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from defsr.data.augmentation import REF_AUGMENTS
 from defsr.data.roots import ROOTS
@@ -53,7 +54,7 @@ class TripletOptions:
     center_crop: int
 
     @classmethod
-    def from_opt(cls, opt: Mapping[str, object], where: str = '') -> TripletOptions:
+    def from_opt(cls, opt: Mapping[str, Any], where: str = '') -> TripletOptions:
         """Read a data set block, which is left as it is.
 
         Args:
@@ -94,18 +95,18 @@ class TripletOptions:
         )
 
 
-def place_of(opt: Mapping[str, object]) -> str:
+def place_of(opt: Mapping[str, Any]) -> str:
     """A data set's block in messages, where its path in the option file is not known."""
     return f'datasets:{opt.get("name", "?")}'
 
 
-def degradation_of(opt: Mapping[str, object], where: str = '') -> Degradation:
+def degradation_of(opt: Mapping[str, Any], where: str = '') -> Degradation:
     """How a data set's block says that its LR images were made; MATLAB's way if it does not."""
     option = f'{where or place_of(opt)}:degradation'
     return Degradation(opt.get('degradation', 'matlab'), opt['scale'], option)
 
 
-def one_degradation(opt: Mapping[str, object]) -> Degradation:
+def one_degradation(opt: Mapping[str, Any]) -> Degradation:
     """The degradation that all data sets of an option file agree on; ValueError if they do not."""
     kinds = {block.get('degradation', 'matlab') for block in opt['datasets'].values()}
     if len(kinds) > 1:
@@ -116,19 +117,19 @@ def one_degradation(opt: Mapping[str, object]) -> Degradation:
     return Degradation(kinds.pop(), opt['scale'], 'datasets:*:degradation')
 
 
-def choice_of(where: str, opt: Mapping[str, object], key: str, choices: tuple):
+def choice_of(where: str, opt: Mapping[str, Any], key: str, choices: tuple):
     """The value of a key; the first choice is the default."""
     return check_choice(f'{where}:{key}', opt.get(key, choices[0]), choices)
 
 
-def backend_of(where: str, opt: Mapping[str, object]) -> str:
+def backend_of(where: str, opt: Mapping[str, Any]) -> str:
     """``disk`` or ``lmdb``, of a data set's ``io_backend``."""
     backend = check_block(f'{where}:io_backend', opt.get('io_backend') or {'type': 'disk'})
     check_keys(f'{where}:io_backend', backend, ('type',))
     return check_choice(f'{where}:io_backend:type', backend.get('type'), ('disk', 'lmdb'))
 
 
-def _center_crop(block: str, opt: Mapping[str, object], scale: int, is_train: bool) -> int:
+def _center_crop(block: str, opt: Mapping[str, Any], scale: int, is_train: bool) -> int:
     if opt.get('center_crop') is None:
         return 0
     if is_train:
@@ -148,7 +149,7 @@ def _crop_side(block: str, key: str, value: object, scale: int) -> int:
     return side
 
 
-def _roots(block: str, opt: Mapping[str, object], is_train: bool) -> dict[str, str]:
+def _roots(block: str, opt: Mapping[str, Any], is_train: bool) -> dict[str, str]:
     given = {root: opt.get(f'dataroot_{root}') for root in ROOTS}
     roots = {root: value for root, value in given.items() if value is not None}
     for root, value in roots.items():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from defsr.diffusion.predictions import PREDICTIONS, Prediction
 from defsr.diffusion.schedule import ADM_SCHEDULE, NoiseSchedule, build_schedule, complete_schedule
@@ -94,8 +94,8 @@ class SamplingOptions:
     temperature: float = 1.0
     grid: Grid = 'ddnm'
     rule: Literal['ddnm', 'ddim', 'ddpm'] = 'ddnm'
-    schedule: Mapping[str, object] = field(default_factory=dict)
-    denoiser_schedule: Mapping[str, object] | None = None
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    denoiser_schedule: Mapping[str, Any] | None = None
     prediction: Prediction | None = None
     strategy: Strategy = 'full'
     tile: int = 256
@@ -105,7 +105,7 @@ class SamplingOptions:
     where: str = 'network_e:diffusion'
 
     @classmethod
-    def from_block(cls, where: str, block: Mapping[str, object]) -> SamplingOptions:
+    def from_block(cls, where: str, block: Mapping[str, Any]) -> SamplingOptions:
         """Read a block of an option file. ValueError for an unknown key, too."""
         known = {each.name for each in fields(cls)} - {'where'}
         check_keys(where, check_block(where, block), known)
@@ -178,7 +178,7 @@ class SamplingOptions:
             )
         check_between(f'{self.where}:overlap', self.overlap, 0, self.tile - scale)
 
-    def completed(self) -> dict[str, object]:
+    def completed(self) -> dict[str, Any]:
         """The block with all that it leaves to defaults."""
         block = asdict(self) | {
             'schedule': complete_schedule(self.schedule, SAMPLING_SCHEDULE),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,7 @@ class NoiseSchedule:
 
 
 def build_schedule(
-    block: str, opt: Mapping[str, object], defaults: Mapping[str, float]
+    block: str, opt: Mapping[str, Any], defaults: Mapping[str, float]
 ) -> NoiseSchedule:
     """A schedule from an option block.
 
@@ -178,9 +179,7 @@ def build_schedule(
     return NoiseSchedule.linear(**(defaults | given))
 
 
-def complete_schedule(
-    opt: Mapping[str, object], defaults: Mapping[str, float]
-) -> dict[str, object]:
+def complete_schedule(opt: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:
     """The same block with everything said that ``build_schedule`` would fill in."""
     if opt.get('type') == 'cosine':
         defaults = {'num_train_steps': defaults['num_train_steps']}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ class EnhancedCache:
         folder: where finished images are.
     """
 
-    def __init__(self, option: str, out: str | Path, record: Mapping[str, object]) -> None:
+    def __init__(self, option: str, out: str | Path, record: Mapping[str, Any]) -> None:
         self.option = option
         self.out = Path(out).expanduser()
         self.record = record

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from basicsr.utils.dist_util import get_dist_info
@@ -53,7 +54,7 @@ class Plan:
     faults: Mapping[str, str]
 
 
-def fill_caches(opt: Mapping[str, object], stop: StopRequest | None = None) -> None:
+def fill_caches(opt: Mapping[str, Any], stop: StopRequest | None = None) -> None:
     """Make every cache that an option file of ``defsr-enhance`` asks for; collective.
 
     Args:
@@ -104,7 +105,7 @@ class Job:
     """
 
     def __init__(
-        self, request: CacheRequest, enhancer: Enhancer, fingerprint: Mapping[str, object]
+        self, request: CacheRequest, enhancer: Enhancer, fingerprint: Mapping[str, Any]
     ) -> None:
         self.enhancer = enhancer
         self.label = f'{request.options.block.removeprefix("datasets:")} {request.kind}'

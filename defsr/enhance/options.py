@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from defsr.config.blocks import check_networks, check_path, check_run, required
 from defsr.data.cache_record import KINDS
@@ -37,7 +38,7 @@ class CacheRequest:
     option: str
 
 
-def check_enhance_options(opt: Mapping[str, object]) -> list[CacheRequest]:
+def check_enhance_options(opt: Mapping[str, Any]) -> list[CacheRequest]:
     """Read an option file of ``defsr-enhance``, which is left as it is.
 
     Returns:
@@ -67,7 +68,7 @@ def check_enhance_options(opt: Mapping[str, object]) -> list[CacheRequest]:
     return requests
 
 
-def _requests(where: str, block: Mapping[str, object], scale: int) -> list[CacheRequest]:
+def _requests(where: str, block: Mapping[str, Any], scale: int) -> list[CacheRequest]:
     for key in CACHE_KEYS & set(block):
         raise ValueError(
             f'{where}:{key} names a cache that is there already. Write '
@@ -94,7 +95,7 @@ def _requests(where: str, block: Mapping[str, object], scale: int) -> list[Cache
     return [CacheRequest(options, kind, outs[kind], f'{where}:out:{kind}') for kind in outs]
 
 
-def _outs(where: str, block: Mapping[str, object], kinds: list[str]) -> dict[str, str]:
+def _outs(where: str, block: Mapping[str, Any], kinds: list[str]) -> dict[str, str]:
     out = required(block, where, 'out')
     if isinstance(out, str) and len(kinds) == 1:
         out = {kinds[0]: out}

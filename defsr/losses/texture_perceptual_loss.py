@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -68,7 +69,7 @@ class TexturePerceptualLoss(PerceptualLoss):
             self.vgg.std.mul_(2)
 
     @classmethod
-    def check(cls, where: str, block: Mapping[str, object]) -> None:
+    def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would. Errors as its own; reads no file."""
         check_choice(f'{where}:criterion', block['criterion'], _CRITERIA)
         layers = [*check_block(f'{where}:layer_weights', block['layer_weights'])]

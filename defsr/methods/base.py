@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Method(ABC):
     @classmethod
     def from_opt(
         cls,
-        opt: Mapping[str, object],
+        opt: Mapping[str, Any],
         degradation: Degradation,
         device: torch.device,
         *,
@@ -62,10 +62,10 @@ class Method(ABC):
         return cls(degradation)
 
     @classmethod  # noqa: B027 (some have nothing to check)
-    def check(cls, opt: Mapping[str, object], degradation: Degradation) -> None:
+    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
 
-    def check_data(self, opt: Mapping[str, object], is_train: bool) -> None:  # noqa: B027
+    def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:  # noqa: B027
         """Refuse data sets that do not fit the frozen networks; ValueError names the option."""
 
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor | None:

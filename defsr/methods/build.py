@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -25,13 +26,13 @@ METHODS = {'lq': SingleImage, 'references': FromReferences, 'matches': Matched}
 MIN_TILE = 16
 
 
-def method_class(opt: Mapping[str, object]) -> type[Method]:
+def method_class(opt: Mapping[str, Any]) -> type[Method]:
     """The kind of method of an option file, by the arch that ``network_g:type`` names."""
     reads = reads_of(ARCH_REGISTRY.get(opt['network_g']['type']))
     return METHODS[check_choice('network_g: `reads` of its class', reads, METHODS)]
 
 
-def trained_with(opt: Mapping[str, object]) -> dict[str, object]:
+def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what ``network_g`` learns to work with; its checkpoints keep them."""
     method = method_class(opt)
     defaults = with_defaults(method, {})
@@ -40,7 +41,7 @@ def trained_with(opt: Mapping[str, object]) -> dict[str, object]:
 
 
 def build_method(
-    opt: Mapping[str, object],
+    opt: Mapping[str, Any],
     device: torch.device,
     degradation: Degradation,
     *,
@@ -110,7 +111,7 @@ class Restorer:
     @classmethod
     def build(
         cls,
-        opt: Mapping[str, object],
+        opt: Mapping[str, Any],
         device: torch.device,
         degradation: Degradation,
         *,

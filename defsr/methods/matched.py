@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class Matched(Method):
     @classmethod
     def from_opt(
         cls,
-        opt: Mapping[str, object],
+        opt: Mapping[str, Any],
         degradation: Degradation,
         device: torch.device,
         *,
@@ -101,16 +102,16 @@ class Matched(Method):
         return cls(net_e, net_t, degradation=degradation, **cls._own(opt))
 
     @classmethod
-    def check(cls, opt: Mapping[str, object], degradation: Degradation) -> None:
+    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """As ``Method.check``."""
         cls(nn.Identity(), nn.Identity(), degradation=degradation, **cls._own(opt))
         check_enhancer(opt['network_e'], degradation)
 
     @classmethod
-    def _own(cls, opt: Mapping[str, object]) -> dict[str, object]:
+    def _own(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
         return {key: opt[key] for key in cls.options if key in opt}
 
-    def check_data(self, opt: Mapping[str, object], is_train: bool) -> None:
+    def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
         datasets = opt['datasets']
         has_caches = any(b.get(f'dataroot_{kind}') for b in datasets.values() for kind in KINDS)
@@ -272,7 +273,7 @@ class Matched(Method):
         return self.degradation.cut(image, 'A reference')
 
 
-def caches_read(opt: Mapping[str, object]) -> tuple[str, ...]:
+def caches_read(opt: Mapping[str, Any]) -> tuple[str, ...]:
     """The data sets' options whose images, if all have them, make the enhancer idle."""
     from_refs = 'ref_enhanced' in key_weights(opt.get('match_key', 'ref'))
     return ('dataroot_de', 'dataroot_ref_de') if from_refs else ('dataroot_de',)

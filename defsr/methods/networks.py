@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -35,13 +36,13 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def check_trained(opt: Mapping[str, object]) -> bool:
+def check_trained(opt: Mapping[str, Any]) -> bool:
     """Whether weights have to have been trained with the options that they are used with."""
     return opt.get('check_trained', True)
 
 
 def build_frozen(
-    name: str, opt: Mapping[str, object], device: torch.device, *, may_lack_weights: bool = True
+    name: str, opt: Mapping[str, Any], device: torch.device, *, may_lack_weights: bool = True
 ) -> nn.Module:
     """A network that is never trained, with the weights that ``path`` names, in eval mode.
 
@@ -77,7 +78,7 @@ def build_frozen(
     return net.eval().requires_grad_(False)
 
 
-def check_enhancer(block: Mapping[str, object], degradation: Degradation) -> None:
+def check_enhancer(block: Mapping[str, Any], degradation: Degradation) -> None:
     """ValueError if ``network_e`` is for another degradation than the images', or another scale."""
     enhancer = ARCH_REGISTRY.get(block['type'])
     fitting = {'scale': degradation.scale, 'degradation': degradation.name}

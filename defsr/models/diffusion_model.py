@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -54,7 +55,7 @@ class DiffusionModel(SRModel):
         super().__init__(opt)
 
     @classmethod
-    def check(cls, opt: Mapping[str, object]) -> dict[str, object]:
+    def check(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
         """Refuse options that are not legal (ValueError); what they mean, by attribute."""
         train, val = opt.get('train') or {}, opt.get('val') or {}
         check_keys('train', train, TRAIN_KEYS)
@@ -84,7 +85,7 @@ class DiffusionModel(SRModel):
         }
 
     @classmethod
-    def metric_names(cls, opt: Mapping[str, object]) -> list[str]:
+    def metric_names(cls, opt: Mapping[str, Any]) -> list[str]:
         """What a validation measures, by its names in the log."""
         return [f'psnr_{sigma:g}' for sigma in (opt.get('val') or {}).get('sigmas', ())]
 

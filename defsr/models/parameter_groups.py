@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,7 @@ def check_rates(where: str, rates: Mapping[str, float]) -> Mapping[str, float]:
 
 def parameter_groups(
     net: nn.Module, rates: Mapping[str, float] | None, where: str
-) -> list[nn.Parameter] | list[dict[str, object]]:
+) -> list[nn.Parameter] | list[dict[str, Any]]:
     """What an optimizer takes: the trained parameters, in groups if some have rates of their own.
 
     Args:

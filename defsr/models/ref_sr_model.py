@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
 from os import path as osp
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -77,7 +78,7 @@ class RefSRModel(ImageValidation, SRModel):
             self.init_training_settings()
 
     @classmethod
-    def check(cls, opt: Mapping[str, object]) -> None:
+    def check(cls, opt: Mapping[str, Any]) -> None:
         """Refuse options that are not legal; ValueError names the option."""
         method = method_class(opt)
         given = {key: value for key, value in opt.items() if key not in FILLED_KEYS}

@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Mapping, Sequence
 from os import path as osp
+from typing import Any
 
 import torch.nn.functional as F
 from basicsr.utils import get_root_logger, imwrite, tensor2img
@@ -40,7 +41,7 @@ class ImageValidation:
     """
 
     @classmethod
-    def check_val(cls, val: Mapping[str, object]) -> None:
+    def check_val(cls, val: Mapping[str, Any]) -> None:
         """Refuse what is not legal in ``val``; ValueError names the option."""
         check_keys('val', val, VAL_KEYS)
         for key in SWITCHES:

@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from defsr.utils.fingerprints import digest_of_file
 _TEMPORARY = re.compile(r'\..+\.\d+\.tmp')
 
 
-def save_tensors(content: Mapping[str, object], path: Path) -> None:
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
     """``torch.save`` that leaves the whole file or the one before. OSError if it cannot."""
     try:
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:

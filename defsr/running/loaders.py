@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from basicsr.data import build_dataloader, build_dataset
 from torch.utils.data import DataLoader
@@ -34,7 +35,7 @@ class Loaders:
     iters_per_pass: int
 
 
-def build_loaders(opt: Mapping[str, object], logger: logging.Logger) -> Loaders:
+def build_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> Loaders:
     """Build the loaders of a training run.
 
     basicsr 1.4.2 rounds iterations per epoch up while its loader drops the last batch: ten pairs
@@ -79,7 +80,7 @@ def build_loaders(opt: Mapping[str, object], logger: logging.Logger) -> Loaders:
 
 
 def _train_loader(
-    opt: Mapping[str, object], block: Mapping[str, object]
+    opt: Mapping[str, Any], block: Mapping[str, Any]
 ) -> tuple[DataLoader, EpochSampler]:
     seed = opt['manual_seed']
     items = SeededItems(build_dataset(block), seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from defsr.utils.checks import check_above, check_choice, check_int
 
@@ -35,7 +36,7 @@ class SafeOptions:
             check_int('logger:keep_last', self.keep_last, 1)
 
     @classmethod
-    def from_opt(cls, opt: Mapping[str, object], metrics: Collection[str]) -> SafeOptions:
+    def from_opt(cls, opt: Mapping[str, Any], metrics: Collection[str]) -> SafeOptions:
         """Of an option file's content; ``metrics``: the names of what the model measures."""
         given = {key: opt['train'].get(key) for key in SAFE_TRAIN_KEYS}
         given |= {key: opt['logger'].get(key) for key in LOGGER_KEYS}
@@ -48,7 +49,7 @@ class SafeOptions:
         return options
 
 
-def model_options(opt: Mapping[str, object]) -> dict[str, object]:
+def model_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """An option file's content without these options of ``train``, as a model reads it."""
     train = {k: v for k, v in (opt.get('train') or {}).items() if k not in SAFE_TRAIN_KEYS}
     return {**opt, 'train': train} if opt.get('train') else dict(opt)

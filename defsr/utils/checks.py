@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Number = TypeVar('Number', int, float)
 
 
-def check_keys(block: str, opt: Mapping[str, object], known: Collection[str]) -> None:
+def check_keys(block: str, opt: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse an option that nobody reads: a typo must not train for two days on a default.
 
     Args:
@@ -71,7 +71,7 @@ def check_int(
     return int(check_at_least(name, value, minimum))
 
 
-def check_block(name: str, value: object) -> Mapping[str, object]:
+def check_block(name: str, value: object) -> Mapping[str, Any]:
     """Return ``value`` if it is a block of options, ``key: value`` lines; ValueError if not."""
     if not isinstance(value, Mapping):
         raise ValueError(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ class LostProcessError(OSError):
     """Another process of the run has ended while this one needed it."""
 
 
-def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, object]) -> None:
+def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, Any]) -> None:
     """Join the process group: gloo on the CPU, nccl on GPUs, one GPU per process.
 
     Args:

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def plain(value: object, without: Collection[str] = ()) -> object:
     raise TypeError(f'{value!r} ({type(value).__name__}) is no plain option.')
 
 
-def with_defaults(target: Callable, given: Mapping[str, object]) -> dict[str, object]:
+def with_defaults(target: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` and the defaults of the other arguments, so that written-out ones are no change."""
     parameters = inspect.signature(target).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -53,13 +54,13 @@ def digest_of_state(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def digest_of(fingerprint: Mapping[str, object]) -> str:
+def digest_of(fingerprint: Mapping[str, Any]) -> str:
     """SHA-256 of a fingerprint, whatever the order of its keys."""
     text = json.dumps(fingerprint, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differences(here: Mapping[str, object], there: Mapping[str, object], place: str) -> str:
+def differences(here: Mapping[str, Any], there: Mapping[str, Any], place: str) -> str:
     """In one line which fields differ, as in ``diffusion:num_steps 20 here, 100 in the cache``.
 
     Args:
@@ -77,7 +78,7 @@ def differences(here: Mapping[str, object], there: Mapping[str, object], place: 
     )
 
 
-def _leaves(node: Mapping[str, object], path: str = '') -> Iterator[tuple[str, object]]:
+def _leaves(node: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, object]]:
     for key, value in node.items():
         where = f'{path}:{key}' if path else key
         if isinstance(value, Mapping):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def read_weights(
     return state_dict_of(read_checkpoint(path, option=option), path, option, param_key)
 
 
-def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, object]:
+def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
     """Everything that a weight file holds, plain data only. Arguments, errors: ``read_weights``."""
     path = find_pretrained(file, option)
     try:
@@ -62,7 +63,7 @@ def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, object]:
 
 
 def state_dict_of(
-    content: Mapping[str, object],
+    content: Mapping[str, Any],
     file: str | Path,
     option: str,
     param_key: str | Sequence[str] | None = None,
@@ -99,7 +100,7 @@ def load_weights(
     network: str,
     param_key: str | Sequence[str] | None = None,
     strict: bool = True,
-    trained_with: Mapping[str, object] | None = None,
+    trained_with: Mapping[str, Any] | None = None,
 ) -> None:
     """Load a weight file into a network.
 
@@ -136,7 +137,7 @@ def load_weights(
 
 
 def check_trained_with(
-    content: Mapping[str, object], wanted: Mapping[str, object], file: str | Path, option: str
+    content: Mapping[str, Any], wanted: Mapping[str, Any], file: str | Path, option: str
 ) -> None:
     """Refuse weights that were trained with other options than they are to be used with.
 
