@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class _SampledProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, feat: Tensor, base: Tensor, offset: Tensor, mask: Tensor, weight: Tensor
+        ctx: Any, feat: Tensor, base: Tensor, offset: Tensor, mask: Tensor, weight: Tensor
     ) -> Tensor:
         ctx.save_for_backward(feat, base, offset, mask, weight)
         out = feat.new_empty(len(base), len(weight))
@@ -99,7 +99,7 @@ class _SampledProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         feat, base, offset, mask, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_feat = torch.zeros_like(feat) if ctx.needs_input_grad[0] else None

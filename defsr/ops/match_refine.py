@@ -40,14 +40,15 @@ def refine_positions(
         raise ValueError(f'window is {window}, but must be odd.')
     query = query / query.square().sum(dim=1, keepdim=True).sqrt().clamp_min(EPS)
     key_scale = key.square().sum(dim=1, keepdim=True).sqrt().clamp_min(EPS).reciprocal()
-    best = best_shift = None
+    best: Tensor | None = None
+    best_shift = torch.zeros_like(position_yx)  # the first of the shifts
     for shift in _shifts(radius):
         shift_yx = position_yx.new_tensor(shift).view(1, 2, 1, 1)
         places = position_yx + shift_yx
         cosine = (query * gather_positions(key, places)).sum(dim=1, keepdim=True)
         score = _mean_around(cosine * gather_positions(key_scale, places), window)
         if best is None:
-            best, best_shift = score, shift_yx.expand_as(position_yx)
+            best = score
             continue
         better = score > best
         best = torch.where(better, score, best)

@@ -153,10 +153,11 @@ class _KeyStrip:
         running = _RunningBest(best.flatten()[:used], F.pad(tie, (0, halo)).flatten()[:used])
         for row, score in self._scores(query, rows, columns):
             running.update(score, row, self.first, self.map_width)
-        return tuple(
+        score, index = (
             F.pad(x, (0, halo)).view(-1, width)[:, : -halo or None]
             for x in (running.score, running.index)
         )
+        return score, index
 
     def _scores(self, query: Tensor, rows: Span, columns: Span) -> Iterator[tuple[int, Tensor]]:
         """(key row r, scores of rows r, r+1, ... (rows, key columns, queries)), row by row.

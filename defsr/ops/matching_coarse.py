@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -121,9 +122,10 @@ class _Window:
         reach = side + size - 1
         products = torch.bmm(_gather(self.pixels[n], *_around(start, reach, self.size)), taps.mT)
         products = products.view(-1, reach, reach, size, size)
-        score = sum(
+        shifted = (
             products[:, i : i + side, j : j + side, i, j] for i in range(size) for j in range(size)
-        ).flatten(1)
+        )
+        score = reduce(torch.add, shifted).flatten(1)
         places, inside = _around(start, side, self.size)
         score = score * self.scale[n][places]
         if self.allowed is not None:
@@ -139,7 +141,7 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1])
 
 
-def _around(centre: Tensor, side: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _around(centre: Tensor, side: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Flat places (P, side^2) of the squares around (2, P), row by row, and which are inside."""
     steps = torch.arange(side, device=centre.device) - side // 2
     rows = (centre[0].view(-1, 1, 1) + steps.view(1, -1, 1)).expand(-1, -1, side)

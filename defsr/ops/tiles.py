@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 from defsr.utils.checks import check_at_least
 
 Bounds = tuple[int, int, int, int]  # top, bottom, left, right
+Index = tuple[EllipsisType, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,15 @@ class Tile:
     bounds: Bounds
     reach: Bounds
 
-    def inner(self, scale: int = 1) -> tuple[object, slice, slice]:
+    def inner(self, scale: int = 1) -> Index:
         """Index of the piece in an image ``scale`` times as large."""
         return _index(self.bounds, scale)
 
-    def outer(self, scale: int = 1) -> tuple[object, slice, slice]:
+    def outer(self, scale: int = 1) -> Index:
         """Index of the piece with its context."""
         return _index(self.reach, scale)
 
-    def core(self, scale: int = 1) -> tuple[object, slice, slice]:
+    def core(self, scale: int = 1) -> Index:
         """Index of the piece inside what ``outer`` cut out."""
         top, left = self.reach[0], self.reach[2]
         shifted = tuple(b - o for b, o in zip(self.bounds, (top, top, left, left), strict=True))
@@ -78,6 +80,6 @@ def _reach(bounds: Bounds, context: int, height: int, width: int) -> Bounds:
     )
 
 
-def _index(bounds: tuple[int, ...], scale: int) -> tuple[object, slice, slice]:
+def _index(bounds: tuple[int, ...], scale: int) -> Index:
     top, bottom, left, right = (scale * b for b in bounds)
     return ..., slice(top, bottom), slice(left, right)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def match_positions(index: Tensor, key_size: tuple[int, int], factor: int = 1) -> Tensor:
+def match_positions(index: Tensor, key_size: Sequence[int], factor: int = 1) -> Tensor:
     """Where each position of a ``factor`` times finer level finds its match.
 
     The displacement of the matched cell is carried to every position inside it (nearest), so
@@ -60,7 +62,7 @@ def gather_positions(feat: Tensor, position_yx: Tensor) -> Tensor:
     return values.permute(0, 3, 1, 2)
 
 
-def displacement(index: Tensor, key_size: tuple[int, int]) -> Tensor:
+def displacement(index: Tensor, key_size: Sequence[int]) -> Tensor:
     """(N,h,w) flat index -> (N,2,h,w) float: match minus own position, rows then columns."""
     height, width = index.shape[-2:]
     rows = torch.arange(height, device=index.device).view(1, height, 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
+Choice = TypeVar('Choice')
 Number = TypeVar('Number', int, float)
 
 
@@ -30,7 +31,7 @@ def check_keys(block: str, opt: Mapping[str, Any], known: Collection[str]) -> No
         raise ValueError(f'Unknown option `{option}`.{did_you_mean(key, known)} Known: {known}.')
 
 
-def check_choice(name: str, value: object, choices: Collection[object]) -> object:
+def check_choice(name: str, value: Any, choices: Collection[Choice]) -> Choice:
     """Return ``value`` if it is one of ``choices``; ValueError names the nearest one if not."""
     if value in list(choices):  # a list, since the value may not be hashable
         return value
@@ -59,7 +60,7 @@ def check_at_least(name: str, value: Number, minimum: Number) -> Number:
 
 
 def check_int(
-    name: str, value: object, minimum: int, hint: str = '', *, or_float: bool = False
+    name: str, value: Any, minimum: int, hint: str = '', *, or_float: bool = False
 ) -> int:
     """``value`` as int if it is a whole number of at least ``minimum``; ValueError if not.
 

@@ -40,7 +40,7 @@ class StageBars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` of a stage are done."""
-        if stage != self._stage:
+        if self._bar is None or stage != self._stage:
             self.__exit__()
             self._stage, self._bar = stage, tqdm(desc=f'{stage:<10}', total=total)
         self._bar.total = total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from basicsr.utils.dist_util import get_dist_info
 
+Item = TypeVar('Item')
 Result = TypeVar('Result')
 CONTROL_TIMEOUT = timedelta(days=7)
 DEFAULT_TIMEOUT = 30  # minutes
@@ -99,7 +100,9 @@ def _read_slurm(port: object) -> None:
 @cache
 def control_group() -> dist.ProcessGroup:
     """The gloo group for everything but gradients. The first call is collective."""
-    return dist.new_group(backend='gloo', timeout=CONTROL_TIMEOUT)
+    group = dist.new_group(backend='gloo', timeout=CONTROL_TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)  # of all processes, so of this one too
+    return group
 
 
 def leave() -> None:
@@ -128,17 +131,17 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     return values.bool().tolist()
 
 
-def gather(item: object) -> list:
+def gather(item: Item) -> list[Item]:
     """Every process's ``item``, in the order of ranks, in every process; collective."""
     if not is_distributed():
         return [item]
-    items: list = [None] * get_dist_info()[1]
+    items: list[Any] = [None] * get_dist_info()[1]
     with losses_explained():
         dist.all_gather_object(items, item, group=control_group())
     return items
 
 
-def from_main(item: object) -> object:
+def from_main(item: Item) -> Item:
     """The main process's ``item``, in every process; collective."""
     return gather(item)[0]
 
@@ -148,20 +151,21 @@ def on_main(work: Callable[[], Result]) -> Result:
 
     A mistake (ValueError, OSError) that it raises is raised in all of them.
     """
-    value = error = None
+    values: list[Result] = []
+    error: Exception | None = None
     if is_main():
         try:
-            value = work()
+            values.append(work())
         except (ValueError, OSError) as raised:
             error = raised
-    value, error = from_main((value, error))
+    values, error = from_main((values, error))
     if error is not None:
         raise error
-    return value
+    return values[0]
 
 
 @contextmanager
-def losses_explained():
+def losses_explained() -> Iterator[None]:
     """Turn a broken connection into a LostProcessError that says what to do."""
     try:
         yield

@@ -15,7 +15,7 @@ from torch import Tensor
 _ABSENT = object()
 
 
-def plain(value: object, without: Collection[str] = ()) -> object:
+def plain(value: object, without: Collection[str] = ()) -> Any:
     """Options as JSON gives them back: dict, list, text, number, true, false, null.
 
     Args:
@@ -50,7 +50,7 @@ def digest_of_state(state: Mapping[str, Tensor]) -> str:
         value = state[name].detach().cpu().contiguous()
         total.update(f'{name} {tuple(value.shape)} {value.dtype}\n'.encode())
         if value.numel():
-            total.update(value.reshape(-1).view(torch.uint8).numpy())
+            total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

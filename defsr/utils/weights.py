@@ -123,8 +123,9 @@ def load_weights(
     if trained_with is not None:
         check_trained_with(content, trained_with, path, option)
     wanted = net.state_dict()
-    if hasattr(net, 'from_official') and state.keys() != wanted.keys():
-        state = net.from_official(state)
+    from_official = getattr(net, 'from_official', None)
+    if from_official is not None and state.keys() != wanted.keys():
+        state = from_official(state)
     if strict:
         check_same_layout(file, state, wanted, option=option, network=network)
     else:
