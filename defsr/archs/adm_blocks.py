@@ -44,7 +44,8 @@ def zeroed(module: nn.Module) -> nn.Module:
 class TimestepSequential(nn.Sequential):
     """A sequence that hands the timestep embedding to the residual blocks in it."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    # its layers come one after the other, but it is called as a ResBlock is
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         """(N,C,H,W) and (N,E) -> (N,C',H',W')."""
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class DenoiserRuntime:
         switches = (True, False)
         self.channels_last = check_choice(f'{where}:channels_last', channels_last, switches)
         self.use_compile = check_choice(f'{where}:compile', use_compile, switches)
-        self._compiled: tuple[nn.Module, nn.Module] | None = None
+        self._compiled: tuple[nn.Module, Callable[..., Tensor]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without the compiled network; they compile their own."""

@@ -17,7 +17,7 @@ from defsr.utils.weights import check_same_layout
 
 OPTION = 'network_e:denoiser:folder'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
-PREDICTIONS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x0'}
+PREDICTIONS: dict[str, Prediction] = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x0'}
 # What a UNet's config.json must say: key, allowed values, default, and why.
 NEEDED = (
     ('_class_name', ('UNet2DModel',), None, 'only unconditional models in pixel space fit'),

@@ -71,6 +71,7 @@ class DDNMEnhancer(Enhancer):
     costly = True
     consistent = True
     trained = 'denoiser'
+    denoiser_timesteps: Tensor
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Alignment:
     feat_ref: Mapping[str, Tensor]
     index: Tensor
     confidence: Tensor
-    key_size: tuple[int, int]
+    key_size: Sequence[int]
     de: Tensor | None = None
     positions: Mapping[str, Tensor] | None = None
 
@@ -75,12 +75,12 @@ class Restoration:
     index: Tensor | None = None
     confidence: Tensor | None = None
     winner: Tensor | None = None
-    key_size: tuple[int, int] | None = None
+    key_size: Sequence[int] | None = None
 
     @classmethod
     def of(cls, answer: Tensor | Restoration) -> Restoration:
         """A network's answer, which may be the image alone."""
-        return answer if isinstance(answer, cls) else cls(answer)
+        return answer if isinstance(answer, Restoration) else cls(answer)
 
 
 def reads_of(net_or_class: nn.Module | type[nn.Module]) -> str:

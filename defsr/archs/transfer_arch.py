@@ -102,8 +102,8 @@ class DCNTransferArch(nn.Module):
 
 def _offset_branch(channels: int, num_feat: int, num_group: int) -> nn.Sequential:
     last = nn.Conv2d(num_feat, len(TAPS) * 3 * num_group, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(
         nn.Conv2d(2 * channels, num_feat, 3, padding=1),
         nn.LeakyReLU(0.1, inplace=True),

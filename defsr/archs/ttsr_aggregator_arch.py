@@ -92,7 +92,9 @@ class TTSRAggregator(nn.Module):
     @property
     def last_layer(self) -> nn.Conv2d:
         """What the result comes out of; a skip connection starts it at zero."""
-        return self.tail[-1]
+        last = self.tail[-1]
+        assert isinstance(last, nn.Conv2d)
+        return last
 
     def forward(
         self,
@@ -181,7 +183,9 @@ class CrossScaleExchange(nn.Module):
             for source in range(self.num_scale):
                 if source != target:
                     parts.append(self._carry(scales[source], source, target))
-            out.append(F.relu(conv_of_parts(self.merge[target], parts)))
+            merge = self.merge[target]
+            assert isinstance(merge, nn.Conv2d)
+            out.append(F.relu(conv_of_parts(merge, parts)))
         return out
 
     def _carry(self, x: Tensor, source: int, target: int) -> Tensor:
@@ -189,6 +193,7 @@ class CrossScaleExchange(nn.Module):
         path = self.path[f'{source}_{target}']
         if source > target:
             return path(x)
+        assert isinstance(path, nn.Sequential)
         conv, relu = path
         return relu(upsampled_conv(conv, x, 2 ** (target - source)))
 
@@ -230,7 +235,7 @@ def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def upsampled_conv(conv: nn.Conv2d, x: Tensor, factor: int) -> Tensor:
+def upsampled_conv(conv: nn.Module, x: Tensor, factor: int) -> Tensor:
     """``conv(upsample(x, factor))`` of a 1x1 convolution: (N,C,h,w) -> (N,C',factor*h,factor*w).
 
     The two commute, since the interpolation's weights sum to one; before it the convolution

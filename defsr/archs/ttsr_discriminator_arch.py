@@ -76,7 +76,7 @@ class TTSRDiscriminator(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
-def _check_size(where: str, size: int | Sequence[int]) -> tuple[int, int]:
+def _check_size(where: str, size: Any) -> tuple[int, int]:
     is_one = isinstance(size, (int, float))
     sides = (size, size) if is_one else tuple(size)
     is_valid = len(sides) == 2 and all(

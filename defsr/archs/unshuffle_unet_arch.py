@@ -31,6 +31,16 @@ class FilmBlock(nn.Module):
         return x + self.conv2(F.silu(h))
 
 
+class Stage(nn.ModuleList):
+    """The ``FilmBlock``s of one level, one after the other."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(N, num_feat, H, W) and (N, emb_ch) -> the same shape."""
+        for block in self:
+            x = block(x, emb)
+        return x
+
+
 @ARCH_REGISTRY.register()
 class UnshuffleUNet(nn.Module):
     """Denoiser ``(x_t, t) -> prediction`` (eps, v or x0, as it was trained).
@@ -68,8 +78,8 @@ class UnshuffleUNet(nn.Module):
         self.stride = unshuffle * 2 ** (len(num_feat) - 1)
         self.embed = nn.Sequential(nn.Linear(emb_ch, emb_ch), nn.SiLU(), nn.Linear(emb_ch, emb_ch))
 
-        def stage(width: int) -> nn.ModuleList:
-            return nn.ModuleList(FilmBlock(width, emb_ch) for _ in range(num_block))
+        def stage(width: int) -> Stage:
+            return Stage(FilmBlock(width, emb_ch) for _ in range(num_block))
 
         self.head = nn.Conv2d(num_in_ch * unshuffle**2, num_feat[0], 3, 1, 1)
         self.down = nn.ModuleList(stage(width) for width in num_feat)
@@ -99,14 +109,12 @@ class UnshuffleUNet(nn.Module):
         emb = F.silu(self.embed(timestep_embedding(t, self.emb_ch).to(x_t.dtype)))
         x = self.head(F.pixel_unshuffle(x_t, self.unshuffle))
         skips = []
-        for level, blocks in enumerate(self.down):
+        for level, stage in enumerate(self.down):
             if level:
                 skips.append(x)
                 x = self.shrink[level - 1](x)
-            for block in blocks:
-                x = block(x, emb)
+            x = stage(x, emb)
         for level in reversed(range(len(self.up))):
             x = self.merge[level](torch.cat([self.grow[level](x), skips.pop()], dim=1))
-            for block in self.up[level]:
-                x = block(x, emb)
+            x = self.up[level](x, emb)
         return F.pixel_shuffle(self.tail(F.silu(x)), self.unshuffle)

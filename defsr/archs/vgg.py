@@ -48,6 +48,9 @@ class VGGTrunk(nn.Module):
         OSError: if torchvision's weights cannot be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         layers: Sequence[str],
@@ -198,7 +201,7 @@ def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Mod
 def _init_untrained(trunk: VGGTrunk) -> None:
     generator = torch.Generator().manual_seed(0)
     for module in trunk.children():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.kaiming_normal_(module.weight, nonlinearity='relu', generator=generator)
             nn.init.zeros_(module.bias)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from defsr.ops.tiles import make_tiles
 
 STAGES = ('enhance', 'references', 'match', 'restore')
 
+Prepared = TypeVar('Prepared')  # what a method's `prepare` makes of references
 Progress = Callable[[int, int], None]
 StageProgress = Callable[[str, int, int], None]
 
 
-class Method(ABC):
+class Method(ABC, Generic[Prepared]):
     """What stands around ``network_g``: model, upscaling and benchmark all go through it.
 
     Args:
@@ -73,12 +74,12 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> object:
+    def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> Prepared:
         """Whatever of the references serves any number of LR images."""
 
     @abstractmethod
     def restore(
-        self, net_g: nn.Module, lq: Tensor, prepared: object, de: Tensor | None = None
+        self, net_g: nn.Module, lq: Tensor, prepared: Prepared, de: Tensor | None = None
     ) -> Restoration:
         """Super-resolve at once; gradients reach ``net_g`` only.
 
@@ -94,7 +95,7 @@ class Method(ABC):
         self,
         net_g: nn.Module,
         lq: Tensor,
-        prepared: object,
+        prepared: Prepared,
         *,
         tile: int,
         overlap: int = 16,

@@ -22,7 +22,7 @@ from defsr.utils.checks import check_choice
 from defsr.utils.fingerprints import plain, with_defaults
 from defsr.utils.weights import load_weights
 
-METHODS = {'lq': SingleImage, 'references': FromReferences, 'matches': Matched}
+METHODS = dict[str, type[Method]](lq=SingleImage, references=FromReferences, matches=Matched)
 MIN_TILE = 16
 
 
@@ -117,10 +117,10 @@ class Restorer:
         *,
         tile: int | None = 96,
         overlap: int = 16,
-        **messages: str,
+        **more: Any,
     ) -> Restorer:
-        """From an option file's content. Arguments and errors as of ``build_method``."""
-        method, net_g = build_method(opt, device, degradation, **messages)
+        """From an option file's content. Other arguments and errors as of ``build_method``."""
+        method, net_g = build_method(opt, device, degradation, **more)
         return cls(method, net_g.eval().requires_grad_(False), device, tile, overlap)
 
     @property

@@ -12,7 +12,7 @@ from defsr.methods.base import Method, check_references
 from defsr.ops.padding import pad_reflect
 
 
-class FromReferences(Method):
+class FromReferences(Method[list[Tensor]]):
     """For networks that read ``references``, as TTSR and MASA do.
 
     Gradients reach all of ``net_g``, an extractor of its own included. Sides of references are

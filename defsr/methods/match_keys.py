@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Literal
 
 from torch import Tensor
@@ -10,10 +11,10 @@ from torch import Tensor
 from defsr.utils.checks import check_above, check_choice, check_int
 
 MatchKey = Literal['ref', 'ref_down_up', 'ref_enhanced']
-MATCH_KEYS = ('ref', 'ref_down_up', 'ref_enhanced')
+MATCH_KEYS: tuple[MatchKey, ...] = ('ref', 'ref_down_up', 'ref_enhanced')
 
 
-def key_weights(match_key: MatchKey | Mapping[MatchKey, float]) -> dict[str, float]:
+def key_weights(match_key: MatchKey | Mapping[MatchKey, float]) -> dict[MatchKey, float]:
     """``match_key`` as key -> weight.
 
     Args:
@@ -40,7 +41,7 @@ def check_patch_size(size: int) -> int:
     return size
 
 
-def mixed_key(features: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+def mixed_key(features: Mapping[MatchKey, Tensor], weights: Mapping[MatchKey, float]) -> Tensor:
     """The weighted sum of feature maps brought to one length; a single one comes back as it is.
 
     A cosine to the sum stands in for the sum of cosines to each map, at the cost of one search.
@@ -51,10 +52,10 @@ def mixed_key(features: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """
     if len(weights) == 1:
         return next(iter(features.values()))
-    total = None
-    for name, weight in weights.items():
+
+    def part(name: MatchKey) -> Tensor:
         feature = features[name]
         length = feature.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-        part = feature * (weight / length)
-        total = part if total is None else total.add_(part)
-    return total
+        return feature * (weights[name] / length)
+
+    return reduce(Tensor.add_, map(part, weights))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defsr.archs.enhancer_base import Enhancer
 from defsr.archs.interface import Alignment, Reference, Restoration
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
 from defsr.data.cache_record import KINDS, check_caches
@@ -32,11 +33,12 @@ from defsr.ops.resize import upsample_bicubic
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_choice, check_int
 
-SEARCHES = {'exact': match_patches, 'coarse_to_fine': match_coarse_to_fine}
+Search = Callable[..., tuple[Tensor, Tensor]]
+SEARCHES = dict[str, Search](exact=match_patches, coarse_to_fine=match_coarse_to_fine)
 PAPER = Degradation('matlab', 4)
 
 
-class Matched(Method):
+class Matched(Method[ReferenceKeys]):
     """Enhance, extract, match and restore (DEF section 4.1, Eq. 6-13).
 
     For networks that read ``matches``.
@@ -68,7 +70,7 @@ class Matched(Method):
 
     def __init__(
         self,
-        net_e: nn.Module,
+        net_e: Enhancer,
         net_t: nn.Module,
         match_key: MatchKey | Mapping[MatchKey, float] = 'ref',
         degradation: Degradation = PAPER,
@@ -104,7 +106,8 @@ class Matched(Method):
     @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """As ``Method.check``."""
-        cls(nn.Identity(), nn.Identity(), degradation=degradation, **cls._own(opt))
+        nobody: Any = nn.Identity()  # the options are looked at, no network is
+        cls(nobody, nobody, degradation=degradation, **cls._own(opt))
         check_enhancer(opt['network_e'], degradation)
 
     @classmethod
@@ -146,7 +149,7 @@ class Matched(Method):
         images = [self._cut(ref.image) for ref in refs]
         feat_ref = stacked_features(self.net_t, images)
         levels = tuple(LEVEL_FACTORS) if self.refine else (MATCH_LEVEL,)
-        found = {'ref': feat_ref} if 'ref' in self.match_key else {}
+        found: dict[MatchKey, Any] = {'ref': feat_ref} if 'ref' in self.match_key else {}
         for name in [name for name in self.match_key if name != 'ref']:
             soft = [
                 self._cut(ref.enhanced)
@@ -173,7 +176,7 @@ class Matched(Method):
     ) -> tuple[Tensor, Tensor]:
         """Index and confidence (N,h,w) of query features, checked if asked for."""
         key, mask = references.key, references.mask
-        options = {'patch_size': self.patch_size, 'progress': progress}
+        options: dict[str, Any] = {'patch_size': self.patch_size, 'progress': progress}
         index, confidence = self.search(query, key, key_mask=mask, **options)
         if self.match_check != 'none':
             back_index, _ = self.search(key, query, **options)
@@ -250,7 +253,8 @@ class Matched(Method):
         del query
         if not self.refine:
             del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
-        tiles = make_tiles(*lq.shape[-2:], side=tile, overlap=overlap)
+        height, width = lq.shape[-2:]
+        tiles = make_tiles(height, width, side=tile, overlap=overlap)
         report('restore', 0, len(tiles))
         for number, piece in enumerate(tiles, start=1):
             here = piece.outer()

@@ -23,7 +23,7 @@ def memory_format_on(device: torch.device) -> torch.memory_format:
 
 def arrange(net: nn.Module, device: torch.device) -> nn.Module:
     """A network on its device in the layout that is fastest there."""
-    return net.to(device, memory_format=memory_format_on(device))
+    return net.to(device).to(memory_format=memory_format_on(device))
 
 
 def arrange_image(image: Tensor, device: torch.device) -> Tensor:
@@ -43,7 +43,7 @@ def check_trained(opt: Mapping[str, Any]) -> bool:
 
 def build_frozen(
     name: str, opt: Mapping[str, Any], device: torch.device, *, may_lack_weights: bool = True
-) -> nn.Module:
+) -> Any:
     """A network that is never trained, with the weights that ``path`` names, in eval mode.
 
     Args:

@@ -10,7 +10,7 @@ from defsr.archs.interface import Reference, Restoration
 from defsr.methods.base import Method
 
 
-class SingleImage(Method):
+class SingleImage(Method[None]):
     """For networks that read ``lq`` alone; references are not looked at."""
 
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> None:
