@@ -13,10 +13,11 @@ from torch import Tensor
 
 from defsr.diffusion.operators import BicubicDownsample
 from defsr.images.levels import from_levels, round_to_8_bit, to_levels
+from defsr.ops.resize import Border
 from defsr.utils.checks import check_choice, check_divisible
 
 DEGRADATIONS = ('matlab', 'pil')
-BORDERS = {'matlab': 'symmetric', 'pil': 'pil'}
+BORDERS: dict[str, Border] = {'matlab': 'symmetric', 'pil': 'pil'}
 
 
 @dataclass(frozen=True)
@@ -97,5 +98,5 @@ class Degradation:
     def _pil(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         size = (width // self.scale, height // self.scale)
-        small = Image.fromarray(to_levels(image)).resize(size, Image.BICUBIC)
+        small = Image.fromarray(to_levels(image)).resize(size, Image.Resampling.BICUBIC)
         return from_levels(np.array(small))[0]

@@ -30,6 +30,8 @@ Kind = Literal['symmetric', 'pil', 'mean']
 class LinearOperator(ABC):
     """A linear degradation ``y = A x`` on NCHW images of any C, dtype and device."""
 
+    scale: int  # sides of x to those of y
+
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:
         """Degrade ``x`` (N,C,H,W)."""

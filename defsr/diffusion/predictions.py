@@ -54,4 +54,5 @@ def min_snr_weight(prediction: Prediction, alpha_bar: Tensor, gamma: float) -> T
     """
     snr = alpha_bar / (1 - alpha_bar)
     on_x0 = torch.clamp(snr, max=gamma)
-    return on_x0 / {'x0': 1, 'eps': snr, 'v': snr + 1}[prediction]
+    weights: dict[str, Tensor | float] = {'x0': 1, 'eps': snr, 'v': snr + 1}
+    return on_x0 / weights[prediction]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from defsr.diffusion.operators import LinearOperator
 from defsr.diffusion.options import SamplingOptions
-from defsr.diffusion.steps import RULES, diffuse, predict_x0
+from defsr.diffusion.steps import RULES, Step, diffuse, predict_x0
 from defsr.diffusion.times import sampling_moves
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -80,23 +80,25 @@ def ddnm_sample(
         x_t = diffuse(base, x_t, float(alpha_bar_at(sampling.times[-1])))
     del base
     kind = RULES[sampling.rule]
-    kind = kind.noisy if sampling.sigma > 0 else kind
+    if sampling.sigma > 0:
+        assert kind.noisy is not None  # SamplingOptions refuses the others
+        kind = kind.noisy
     rule = kind(y, operator, sampling.eta, sampling.sigma)
     moves = sampling_moves(sampling.times, sampling.travel)
     num_calls = sum(t_next < t for t, t_next in moves)
     step = 0
-    x0 = x0_hat = x_t
+    x0 = x0_hat = eps = x_t
     for t, t_next in moves:
         alpha_bar, alpha_bar_next = (float(alpha_bar_at(time)) for time in (t, t_next))
         if t_next > t:
             x_t = diffuse(x0, draw(), alpha_bar_next)
             continue
-        x0 = x0_hat = eps = None  # the denoiser needs x_t and the memory
+        del x0, x0_hat, eps  # the denoiser needs x_t and the memory
         eps = _predict_noise(denoiser, x_t, t)
         x0 = predict_x0(x_t, eps, alpha_bar)
         x0_hat = rule.rectify(x0, alpha_bar_next)
         x0_hat = hold(x0_hat) if hold else x0_hat
-        x_t = rule.next_state(x0_hat, x_t, eps, draw(), alpha_bar, alpha_bar_next)
+        x_t = rule.next_state(Step(x0_hat, x_t, eps, draw(), alpha_bar, alpha_bar_next))
         step += 1
         if progress is not None:
             progress(step, num_calls)

@@ -176,7 +176,7 @@ def build_schedule(
         check_keys(block, given, ('num_train_steps',))
         return NoiseSchedule.cosine(**given)
     check_keys(block, given, defaults)
-    return NoiseSchedule.linear(**(defaults | given))
+    return NoiseSchedule.linear(**{**defaults, **given})
 
 
 def complete_schedule(opt: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,6 +91,17 @@ def renoise_noisy(
     return alpha_bar_next**0.5 * x0_hat + operator.from_spectral(mixed)
 
 
+class Step(NamedTuple):
+    """What the next state is made of: the rectified image, the state, its noise, fresh noise."""
+
+    x0_hat: Tensor
+    x_t: Tensor
+    eps: Tensor
+    noise: Tensor
+    alpha_bar: float
+    alpha_bar_next: float
+
+
 class Rule(ABC):
     """How one reverse step makes a prediction consistent with y, and a next state of it.
 
@@ -113,16 +125,8 @@ class Rule(ABC):
         return self.operator.project(x0, self.y)
 
     @abstractmethod
-    def next_state(
-        self,
-        x0_hat: Tensor,
-        x_t: Tensor,
-        eps: Tensor,
-        noise: Tensor,
-        alpha_bar: float,
-        alpha_bar_next: float,
-    ) -> Tensor:
-        """``x_{t-1}`` of the rectified image, the state, its noise and fresh noise."""
+    def next_state(self, step: Step) -> Tensor:
+        """``x_{t-1}``."""
 
 
 class DDNMPlus(Rule):
@@ -137,14 +141,16 @@ class DDNMPlus(Rule):
         error = operator.to_spectral(operator.A_pinv(operator.A(x0) - self.y))
         return x0 - operator.from_spectral(correction * error)
 
-    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+    def next_state(self, step: Step) -> Tensor:
         """See ``renoise_noisy``."""
+        x0_hat, _, eps, noise, _, alpha_bar_next = step
         _, *shares = self._shares(x0_hat, alpha_bar_next)
         return renoise_noisy(x0_hat, eps, noise, alpha_bar_next, self.operator, shares)
 
     def _shares(self, like: Tensor, alpha_bar_next: float) -> tuple[Tensor, Tensor, Tensor]:
         if self.singular is None:
-            self.singular = self.operator.singular_values(*like.shape[-2:]).to(like)
+            height, width = like.shape[-2:]
+            self.singular = self.operator.singular_values(height, width).to(like)
         return noisy_shares(self.singular, alpha_bar_next, self.eta, self.sigma_y)
 
 
@@ -153,9 +159,9 @@ class DDNM(Rule):
 
     noisy = DDNMPlus
 
-    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+    def next_state(self, step: Step) -> Tensor:
         """See ``renoise``."""
-        return renoise(x0_hat, eps, noise, alpha_bar_next, self.eta)
+        return renoise(step.x0_hat, step.eps, step.noise, step.alpha_bar_next, self.eta)
 
 
 class DDIM(Rule):
@@ -165,7 +171,8 @@ class DDIM(Rule):
     the ``eta`` of ``renoise``, which is a share of the noise of each step.
     """
 
-    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+    def next_state(self, step: Step) -> Tensor:
+        x0_hat, _, eps, noise, alpha_bar, alpha_bar_next = step
         sigma = self.eta * _posterior_std(alpha_bar, alpha_bar_next)
         direction = (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
         return alpha_bar_next**0.5 * x0_hat + direction + sigma * noise
@@ -174,7 +181,8 @@ class DDIM(Rule):
 class DDPM(Rule):
     """DDPM's posterior q(x_{t-1} | x_t, x0_hat): the paper's DDNM Eq. 14. Without ``eta``."""
 
-    def next_state(self, x0_hat, x_t, eps, noise, alpha_bar, alpha_bar_next) -> Tensor:
+    def next_state(self, step: Step) -> Tensor:
+        x0_hat, x_t, _, noise, alpha_bar, alpha_bar_next = step
         alpha = alpha_bar / alpha_bar_next
         share_x0 = alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar)
         share_x_t = alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar)
@@ -182,7 +190,11 @@ class DDPM(Rule):
         return share_x0 * x0_hat + share_x_t * x_t + std * noise
 
 
-RULES = {'ddnm': DDNM, 'ddim': DDIM, 'ddpm': DDPM}  # by their name in option files
+RULES: dict[str, type[Rule]] = {
+    'ddnm': DDNM,
+    'ddim': DDIM,
+    'ddpm': DDPM,
+}  # by their name in option files
 
 
 def _posterior_std(alpha_bar: float, alpha_bar_next: float) -> float:

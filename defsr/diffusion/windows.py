@@ -89,7 +89,7 @@ class WindowedDenoiser:
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(N,C,H,W) and (N,) -> (N,C',H,W)."""
         pairs = [(n, window) for window in self.windows for n in range(len(x_t))]
-        total = None
+        total: Tensor | None = None
         share = x_t.new_zeros(x_t.shape[-2:])
         for begin in range(0, len(pairs), self.windows_per_batch):
             batch = pairs[begin : begin + self.windows_per_batch]
@@ -102,6 +102,7 @@ class WindowedDenoiser:
                 window.cut(total[n]).add_(answer * weight)
                 if n == 0:
                     window.cut(share).add_(weight)
+        assert total is not None  # there are windows
         return total.div_(share)
 
     def _weight(self, like: Tensor) -> Tensor:
