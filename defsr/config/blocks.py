@@ -30,7 +30,7 @@ _KINDS = (
 )
 
 
-def required(block: Mapping[str, Any], where: str, key: str) -> object:
+def required(block: Mapping[str, Any], where: str, key: str) -> Any:
     """``block[key]``, which must be there and not null; ``where`` is the block's own path."""
     if block.get(key) is not None:
         return block[key]
@@ -39,12 +39,12 @@ def required(block: Mapping[str, Any], where: str, key: str) -> object:
     raise ValueError(f'{join(where, key)} is missing. {hint}')
 
 
-def choose(block: Mapping[str, Any], where: str, registry: Registry) -> Callable:
+def choose(block: Mapping[str, Any], where: str, registry: Registry) -> Any:
     """The registered thing that ``block['type']`` names. ValueError with the nearest name."""
     return registered(join(where, 'type'), required(block, where, 'type'), registry)
 
 
-def registered(option: str, name: object, registry: Registry) -> Callable:
+def registered(option: str, name: object, registry: Registry) -> Any:
     """What ``name`` stands for in a registry of BasicSR's. ValueError with the nearest name."""
     objects = dict(iter(registry))
     for known in (name, f'{name}_basicsr'):
@@ -111,7 +111,7 @@ def surprises_explained(where: str) -> Iterator[None]:
         raise ValueError(f'{where} has a value of a kind that cannot be: {error}.') from error
 
 
-def check_network(where: str, block: object) -> None:
+def check_network(where: str, block: Any) -> None:
     """Compare a network's block, and those inside it, with what they are for; builds nothing."""
     arch = choose(check_block(where, block), where, ARCH_REGISTRY)
     for key, value in block.items():

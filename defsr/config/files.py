@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def _find_base(name: object, chain: Sequence[Path]) -> Path:
     return path
 
 
-def _merge(base: OrderedDict, own: OrderedDict) -> OrderedDict:
+def _merge(base: Mapping, own: Mapping) -> OrderedDict:
     """``own`` on top of ``base``: blocks key by key unless their ``type`` changes; null deletes."""
     merged = OrderedDict(base)
     for key, value in own.items():
@@ -133,7 +133,7 @@ def _merge(base: OrderedDict, own: OrderedDict) -> OrderedDict:
     return merged
 
 
-def _changes_type(old: OrderedDict, new: OrderedDict) -> bool:
+def _changes_type(old: Mapping, new: Mapping) -> bool:
     return 'type' in new and new['type'] != old.get('type')
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from defsr.ops.padding import reflect_index
 
 RefAugment = Literal['together', 'independent', 'none']
-REF_AUGMENTS = ('together', 'independent', 'none')
+REF_AUGMENTS: tuple[RefAugment, ...] = ('together', 'independent', 'none')
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Position:
     y: float
     x: float
 
-    def offset_yx(self, height: int, width: int, size: int) -> tuple[int, int]:
-        """Top left corner of a size x size crop; 0 along a side that has no play."""
+    def offset_yx(self, image: Tensor, size: int) -> tuple[int, int]:
+        """Top left corner of a size x size crop of (..., H, W); 0 along a side without play."""
+        height, width = image.shape[-2:]
         top = int(self.y * (max(height - size, 0) + 1))
         left = int(self.x * (max(width - size, 0) + 1))
         return top, left

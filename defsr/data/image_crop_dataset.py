@@ -76,7 +76,7 @@ class ImageCropDataset(Dataset):
         if self.opt['phase'] == 'train':
             image = self._draw_crop(image)
         else:
-            image = crop(image, *CENTRE.offset_yx(*image.shape[-2:], self.gt_size), self.gt_size)
+            image = crop(image, *CENTRE.offset_yx(image, self.gt_size), self.gt_size)
         return {'gt': image.contiguous(), 'gt_path': path, 'lq_path': path}
 
     def _read(self, index: int) -> Tensor:
@@ -90,7 +90,7 @@ class ImageCropDataset(Dataset):
         """A random crop, reduced and turned at random."""
         draw = draw_item(self.use_hflip, self.use_rot, 'none')
         size = round(self.gt_size / (self.zoom + (1 - self.zoom) * random.random()))
-        image = crop(image, *draw.position.offset_yx(*image.shape[-2:], size), size)
+        image = crop(image, *draw.position.offset_yx(image, size), size)
         if size > self.gt_size:
             smaller = F.interpolate(
                 image[None], (self.gt_size, self.gt_size), mode='bicubic', antialias=True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from os import path as osp
 from pathlib import PurePosixPath
-from typing import Literal
 
 import cv2
 import numpy as np
 from torch import Tensor
 
 from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
+from defsr.data.roots import Backend
 from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
 from defsr.images.levels import from_levels
 
@@ -102,7 +102,7 @@ class ImageSource:
         self,
         option: str,
         root: str | os.PathLike,
-        backend: Literal['disk', 'lmdb'] = 'disk',
+        backend: Backend = 'disk',
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         self.option = option

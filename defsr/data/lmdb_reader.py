@@ -34,7 +34,7 @@ def read_meta(option: str, root: str) -> list[str]:
         )
     if not matches:
         raise ValueError(f'{option} is {root}, whose meta_info.txt lists no images. {_REBUILD}')
-    return [match[1] for match in matches]
+    return [match[1] for match in matches if match]
 
 
 def check_lmdb(option: str, root: str) -> None:

@@ -137,7 +137,8 @@ def _map(
 
 def _sort_out(source: ImageSource, settings: PairSettings) -> tuple[list[str], list[str]]:
     """Names of the photographs: (large enough, too small), each sorted."""
-    usable, skipped = [], []
+    usable: list[str] = []
+    skipped: list[str] = []
     for name in source.names():
         try:
             with Image.open(source.path(name)) as photo:  # reads the header only

@@ -94,7 +94,7 @@ def render_view(photo: np.ndarray, ref_to_photo: np.ndarray, ref_size: int) -> n
     height, width = photo.shape[:2]
     x0, y0 = np.maximum(np.floor(quad.min(axis=0)).astype(int) - margin, 0)
     x1, y1 = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + margin, (width, height))
-    crop = photo[y0:y1, x0:x1].astype(np.float32) / 255
+    crop: np.ndarray = photo[y0:y1, x0:x1].astype(np.float32) / 255
     if sigma > 0.1:
         crop = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     ref = cv2.warpPerspective(

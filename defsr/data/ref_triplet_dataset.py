@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import path as osp
 from typing import Any
@@ -82,21 +82,24 @@ class RefTripletDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | list[Tensor] | str]:
         entry = self.entries[index]
-        item = dict(self._centre(self._read_aligned(entry)))
-        chosen = range(len(entry.refs))
+        images = self._centre(self._read_aligned(entry))
+        chosen: Sequence[int] = range(len(entry.refs))
         draw = None
         if self.options.is_train:
             draw = draw_item(self.options.use_hflip, self.options.use_rot, self.options.ref_augment)
             chosen = [draw.pick(entry.refs)]
-        refs = [self._centre(self._read_ref(entry, i, item['lq'])) for i in chosen]
+        refs = [self._centre(self._read_ref(entry, i, images['lq'])) for i in chosen]
         if draw is not None:
-            item = self._crop_aligned(item, draw, entry)
+            images = self._crop_aligned(images, draw, entry)
             refs = [self._crop_ref(ref, draw) for ref in refs]
-        item.update(refs[0])
+        refs = [{key: ref[key].contiguous() for key in ref} for ref in refs]
+        item: dict[str, Tensor | list[Tensor] | str] = {
+            key: image.contiguous() for key, image in images.items()
+        }
+        item |= refs[0]
         if len(refs) > 1:
             for key in refs[0]:
                 item[key.replace('ref', 'refs', 1)] = [ref[key] for ref in refs]
-        item = {key: _contiguous(value) for key, value in item.items()}
         item['lq_path'] = entry.lq_path
         if 'gt' in entry.aligned:
             item['gt_path'] = self.sources['gt'].path(entry.aligned['gt'])
@@ -126,12 +129,13 @@ class RefTripletDataset(Dataset):
     def _find(self, pair: Pair) -> _Entry:
         """Look up every image of a pair. Names not in a list match with any extension."""
         from_list = self.options.pair_list is not None
-        aligned = {
+        aligned: dict[str, str] = {
             root: self.sources[root].find(pair.gt, any_extension=root != self.main)
             for root in ('gt', 'lq', 'de')
             if root in self.sources
         }
-        refs, ref_des = pair.refs, ()
+        refs: tuple[str, ...] = pair.refs
+        ref_des: tuple[str, ...] = ()
         if 'ref' in self.sources:
             source = self.sources['ref']
             refs = tuple(source.find(name, any_extension=not from_list) for name in refs)
@@ -221,7 +225,7 @@ class RefTripletDataset(Dataset):
                 f'gt_size={size}. Remove it, or lower gt_size to at most '
                 f'{min(height, width) * scale}.'
             )
-        top, left = draw.position.offset_yx(height, width, size // scale)
+        top, left = draw.position.offset_yx(images['lq'], size // scale)
         return {
             name: draw.transform(crop(image, top * factor, left * factor, size * factor // scale))
             for name, image in images.items()
@@ -231,7 +235,7 @@ class RefTripletDataset(Dataset):
     def _crop_ref(self, images: Mapping[str, Tensor], draw: ItemDraw) -> dict[str, Tensor]:
         """``ref`` and ``ref_de`` at ref_size: a random part, or mirrored at bottom and right."""
         size = self.options.ref_size
-        top, left = draw.ref_position.offset_yx(*images['ref'].shape[-2:], size)
+        top, left = draw.ref_position.offset_yx(images['ref'], size)
         return {
             name: draw.ref_transform(crop(image, top, left, size)) for name, image in images.items()
         }
@@ -257,9 +261,3 @@ def _middle(image: Tensor, number: int, cell: int) -> Tensor:
         first = (size // cell - keep) // 2
         spans.append(slice(first * cell, (first + keep) * cell))
     return image[..., spans[0], spans[1]]
-
-
-def _contiguous(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-    if isinstance(value, list):
-        return [image.contiguous() for image in value]
-    return value.contiguous()

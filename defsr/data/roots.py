@@ -1,5 +1,8 @@
 """The kinds of images that a training item is made of, each in a folder or an LMDB of its own."""
 
+from typing import Literal
+
+Backend = Literal['disk', 'lmdb']
 ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from defsr.data.augmentation import REF_AUGMENTS
-from defsr.data.roots import ROOTS
+from defsr.data.augmentation import REF_AUGMENTS, RefAugment
+from defsr.data.roots import ROOTS, Backend
 from defsr.diffusion.degradation import Degradation
 from defsr.images.header import MAX_MEGAPIXELS
-from defsr.utils.checks import check_above, check_block, check_choice, check_int, check_keys
+from defsr.utils.checks import Choice, check_above, check_block, check_choice, check_int, check_keys
 
 SET_IT = '. Set it'
+BACKENDS: tuple[Backend, ...] = ('disk', 'lmdb')
 BASICSR_KEYS = {
     'name', 'type', 'phase', 'scale', 'io_backend', 'batch_size_per_gpu', 'num_worker_per_gpu',
     'use_shuffle', 'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
@@ -40,7 +41,7 @@ class TripletOptions:
     block: str
     is_train: bool
     scale: int
-    backend: str
+    backend: Backend
     roots: Mapping[str, str]
     ref_is_lq: bool
     pair_list: str | None
@@ -48,7 +49,7 @@ class TripletOptions:
     ref_size: int
     use_hflip: bool
     use_rot: bool
-    ref_augment: str
+    ref_augment: RefAugment
     degradation: Degradation
     max_megapixels: float
     center_crop: int
@@ -117,16 +118,16 @@ def one_degradation(opt: Mapping[str, Any]) -> Degradation:
     return Degradation(kinds.pop(), opt['scale'], 'datasets:*:degradation')
 
 
-def choice_of(where: str, opt: Mapping[str, Any], key: str, choices: tuple):
+def choice_of(where: str, opt: Mapping[str, Any], key: str, choices: tuple[Choice, ...]) -> Choice:
     """The value of a key; the first choice is the default."""
     return check_choice(f'{where}:{key}', opt.get(key, choices[0]), choices)
 
 
-def backend_of(where: str, opt: Mapping[str, Any]) -> str:
+def backend_of(where: str, opt: Mapping[str, Any]) -> Backend:
     """``disk`` or ``lmdb``, of a data set's ``io_backend``."""
     backend = check_block(f'{where}:io_backend', opt.get('io_backend') or {'type': 'disk'})
     check_keys(f'{where}:io_backend', backend, ('type',))
-    return check_choice(f'{where}:io_backend:type', backend.get('type'), ('disk', 'lmdb'))
+    return check_choice(f'{where}:io_backend:type', backend.get('type'), BACKENDS)
 
 
 def _center_crop(block: str, opt: Mapping[str, Any], scale: int, is_train: bool) -> int:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from basicsr.utils.dist_util import get_dist_info
@@ -130,7 +130,7 @@ class Job:
                 faults |= self.enhance(batch)
                 bar.update(len(batch.todo))
         if stop.signal:
-            self._leave(stop, rank)
+            self._leave(stop.signal, rank)
         faults = {name: why for part in distributed.gather(faults) for name, why in part.items()}
         if rank == 0:
             for name in sorted(faults):
@@ -157,7 +157,8 @@ class Job:
         if not is_open:
             tell(f'{self.label}: {self.cache.out} is finished, there is nothing to do.')
             return None
-        sizes, faults = {}, {}
+        sizes: dict[tuple[int, int], list[str]] = {}
+        faults = {}
         for name in tqdm(names, unit='image', desc=f'{self.label}, looking', leave=False):
             try:
                 sizes.setdefault(self.source.lq_size(name), []).append(name)
@@ -175,7 +176,8 @@ class Job:
         return Plan(left, faults)
 
     def _batch(self, names: tuple[str, ...], size: tuple[int, int]) -> Batch:
-        final = tuple(self.enhancer.scale * side for side in size)
+        height, width = (self.enhancer.scale * side for side in size)
+        final = height, width
         return Batch(names, tuple(n for n in names if not self.cache.has(n, final)), size)
 
     def enhance(self, batch: Batch) -> dict[str, str]:
@@ -235,11 +237,11 @@ class Job:
         shutil.rmtree(cache.folder, ignore_errors=True)
         tell(f'{self.label}: {len(self.source.images)} images are in {cache.out}.')
 
-    def _leave(self, stop: StopRequest, rank: int) -> None:
+    def _leave(self, signal: int, rank: int) -> NoReturn:
         """End this process; others, if they were not told, see it end."""
         if rank == 0:
             tell(f'Stopped: finished images are in {self.cache.folder}. {GO_ON}')
-        raise SystemExit(128 + stop.signal)
+        raise SystemExit(128 + signal)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def _requests(where: str, block: Mapping[str, Any], scale: int) -> list[CacheReq
     return [CacheRequest(options, kind, outs[kind], f'{where}:out:{kind}') for kind in outs]
 
 
-def _outs(where: str, block: Mapping[str, Any], kinds: list[str]) -> dict[str, str]:
+def _outs(where: str, block: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, str]:
     out = required(block, where, 'out')
     if isinstance(out, str) and len(kinds) == 1:
         out = {kinds[0]: out}

@@ -13,7 +13,7 @@ from defsr.archs.vgg import VGGTrunk
 from defsr.utils.checks import check_block, check_choice
 
 WHERE = 'train:perceptual_opt'  # in an option file
-_CRITERIA = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
+_CRITERIA: dict[str, type[nn.Module] | None] = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
 
 
 @LOSS_REGISTRY.register()
@@ -56,7 +56,8 @@ class TexturePerceptualLoss(PerceptualLoss):
         given = {'layer_weights': layer_weights, 'criterion': criterion}
         self.check(WHERE, given | {'vgg_type': vgg_type, 'weights': weights})
         self.criterion_type = criterion
-        self.criterion = _CRITERIA[criterion]() if _CRITERIA[criterion] else None
+        kind = _CRITERIA[criterion]
+        self.criterion = kind() if kind else None
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.layer_weights = dict(layer_weights)

@@ -58,10 +58,10 @@ def test_the_options_do_not_change_how_many_numbers_are_drawn():
 
 def test_every_offset_is_reached_and_none_beyond():
     positions = [draw_item(True, True, 'none').position for _ in range(300)]
-    offsets = {p.offset_yx(12, 10, 8) for p in positions}
+    offsets = {p.offset_yx(torch.empty(3, 12, 10), 8) for p in positions}
     assert offsets == {(y, x) for y in range(5) for x in range(3)}
-    assert {p.offset_yx(6, 8, 8) for p in positions} == {(0, 0)}
-    assert Position(0.999999, 0.999999).offset_yx(12, 10, 8) == (4, 2)
+    assert {p.offset_yx(torch.empty(3, 6, 8), 8) for p in positions} == {(0, 0)}
+    assert Position(0.999999, 0.999999).offset_yx(torch.empty(3, 12, 10), 8) == (4, 2)
 
 
 def test_every_reference_is_picked():
