@@ -29,7 +29,7 @@ def label_colours(labels: Tensor) -> Tensor:
     """(1,h,w) whole numbers -> (3,h,w) in [0, 1], a colour each, repeated after ten."""
     from matplotlib import colormaps
 
-    palette = torch.tensor(colormaps['tab10'].colors)
+    palette = torch.tensor(colormaps['tab10'](range(10))).float()[:, :3]
     return palette[labels[0].cpu() % len(palette)].permute(2, 0, 1)
 
 

@@ -14,9 +14,9 @@ def levels_of(x: Tensor, bit_depth: int = 8) -> Tensor:
 
 def to_levels(image: Tensor, bit_depth: int = 8) -> np.ndarray:
     """(C,H,W) or (1,C,H,W) in about [0, 1] -> (H,W,C) uint8 or uint16, or (H,W) if C = 1."""
-    levels = levels_of(image.detach().cpu().float(), bit_depth)
-    levels = levels.reshape(levels.shape[-3:]).permute(1, 2, 0).numpy()
-    levels = levels.astype(np.uint8 if bit_depth == 8 else np.uint16)
+    rounded = levels_of(image.detach().cpu().float(), bit_depth)
+    rounded = rounded.reshape(rounded.shape[-3:]).permute(1, 2, 0)
+    levels = rounded.numpy().astype(np.uint8 if bit_depth == 8 else np.uint16)
     return levels[..., 0] if levels.shape[-1] == 1 else levels
 
 
