@@ -77,8 +77,8 @@ class Examples:
             for number, entry in enumerate(data.entries)
         }
 
-    def image(self, method: str, dataset: str, image: str) -> np.ndarray:
-        """(H,W,3) BGR uint8."""
+    def image(self, method: str, dataset: str, image: str) -> np.ndarray | None:
+        """(H,W,3) BGR uint8; None if its file is gone or damaged."""
         return cv2.imread(str(self.paths[method, dataset, image]))
 
     def find(self) -> list[Example]:
@@ -86,14 +86,14 @@ class Examples:
         options = self.benchmark.examples
         wins, losses = [], []
         for method, dataset, image in self.paths:
-            pair = (method, self.benchmark.compare_to)
-            if method != options['method'] or (pair[1], dataset, image) not in self.paths:
+            base = self.benchmark.compare_to
+            if method != options['method'] or (base, dataset, image) not in self.paths:
                 continue
             gt = tensor2img(self.data[dataset][self.numbers[dataset, image]]['gt'])
-            images = [self.image(each, dataset, image) for each in pair]
-            if any(each is None for each in images):
+            one, other = (self.image(each, dataset, image) for each in (method, str(base)))
+            if one is None or other is None:
                 continue
-            best, worst = best_windows(gt, *images, options['side'])
+            best, worst = best_windows(gt, one, other, options['side'])
             wins.append(Example(best[0], dataset, image, *best[1:]))
             losses.append(Example(worst[0], dataset, image, *worst[1:]))
         number = options['number']
@@ -127,7 +127,8 @@ class Examples:
         panels = {'a reference, whole': tensor2img(item['ref'])}
         for method in methods:
             key = (method, example.dataset, example.image)
-            panels[method] = self.image(*key)[window] if key in self.paths else None
+            found = self.image(*key) if key in self.paths else None
+            panels[method] = None if found is None else found[window]
         panels['GT'] = gt
         for axis, (title, picture) in zip(line, panels.items(), strict=True):
             axis.set_xticks([])

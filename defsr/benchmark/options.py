@@ -98,7 +98,7 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
 
 
 def _examples(opt: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any]:
-    examples = {'method': None, 'number': 2, 'side': 96, 'show': []}
+    examples: dict[str, Any] = {'method': None, 'number': 2, 'side': 96, 'show': []}
     check_keys('examples', opt['examples'], examples)
     examples |= opt['examples']
     check_choice('examples:method', required(examples, 'examples', 'method'), methods)
@@ -125,7 +125,7 @@ def _data_set(name: str, block: object, scale: int) -> dict[str, Any]:
     return block
 
 
-def _candidate(label: str, block: object) -> Candidate:
+def _candidate(label: str, block: Any) -> Candidate:
     where = f'methods:{label}'
     check_keys(where, check_block(where, block), METHOD_KEYS)
     if 'method' in block:
@@ -133,7 +133,7 @@ def _candidate(label: str, block: object) -> Candidate:
         check_keys(where, block, ('method',))
         return Candidate(label, plain)
     file = str(required(block, where, 'options'))
-    opt = {}
+    opt: Mapping[str, Any] = {}
     with suppress(FileNotFoundError):  # of the file or of weights, told in the method's row
         opt = load_options(file, f'{where}:options')
         try:

@@ -70,10 +70,10 @@ class Report:
     def difference(self, method: str, datasets: Sequence[str]) -> Difference | None:
         """PSNR-Y minus that of ``compare_to`` over the images that both have; None if none."""
         base = self.benchmark.compare_to
-        found = []
+        found: list[float] = []
         for dataset in datasets:
             one = self.cells.get((method, dataset), {})
-            other = self.cells.get((base, dataset), {})
+            other = self.cells.get((base, dataset), {}) if base else {}
             found += [one[k]['psnr'] - other[k]['psnr'] for k in one if k in other]
         if not found:
             return None
@@ -147,8 +147,8 @@ class Report:
         base = self.benchmark.compare_to
         if base is None:
             return ''
-        columns = {name: (name,) for name in self.benchmark.datasets}
-        columns = self.benchmark.groups or columns
+        each = {name: (name,) for name in self.benchmark.datasets}
+        columns: Mapping[str, Sequence[str]] = self.benchmark.groups or each
         lines = []
         for label in self.benchmark.methods:
             if label == base:
@@ -233,15 +233,15 @@ class Report:
         figure.suptitle(self.benchmark.name)
         save_figure(figure, path)
 
-    def _draw_bars(self, axis, datasets: Sequence[str], methods: Sequence[str]) -> None:
+    def _draw_bars(self, axis: Any, datasets: Sequence[str], methods: Sequence[str]) -> None:
         first, width = next(iter(self.benchmark.methods)), 0.8 / len(methods)
         for number, method in enumerate(methods):
             places, gains = [], []
             for place, dataset in enumerate(datasets):
-                psnr = self.mean(method, dataset, 'psnr')
-                if psnr is not None:
+                psnr, base = (self.mean(label, dataset, 'psnr') for label in (method, first))
+                if psnr is not None and base is not None:
                     places.append(place + (number - (len(methods) - 1) / 2) * width)
-                    gains.append(psnr - self.mean(first, dataset, 'psnr'))
+                    gains.append(psnr - base)
             axis.bar(places, gains, width, label=method)
         axis.axhline(0, color='black', linewidth=0.8)
         axis.set_xticks(range(len(datasets)), datasets, fontsize=9)

@@ -107,7 +107,7 @@ def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, Any]:
     if not candidate.weights:
         raise FileNotFoundError(f'{where}:weights is missing. Name the checkpoint of network_g.')
     method, path = method_class(opt), opt.get('path') or {}
-    files = {'g': candidate.weights}
+    files: dict[str, str | None] = {'g': candidate.weights}
     for block in method.blocks:
         own = opt[block].get('weights')
         named = path.get(f'pretrain_{block}') or (None if own in ('torchvision', 'none') else own)
@@ -198,7 +198,7 @@ class Runner:
             except FAULTS as error:
                 self._note(label, '', '', error)
 
-    def _open(self, name: str):
+    def _open(self, name: str) -> Any:
         try:
             return build_dataset(dict(self.benchmark.datasets[name]))
         except FAULTS as error:
@@ -239,7 +239,7 @@ class Runner:
         tell(f'{where} failed: {reason}')
 
 
-def rows_of(candidate: Candidate, benchmark: Benchmark, name: str, data) -> Iterator[dict]:
+def rows_of(candidate: Candidate, benchmark: Benchmark, name: str, data: Any) -> Iterator[dict]:
     """What identifies each measurement of a method on a data set.
 
     Yields:

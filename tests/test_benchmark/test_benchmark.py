@@ -19,7 +19,7 @@ from repository import REPOSITORY
 from warm import Warm
 from workspaces import pairs, run, run_well, save_options, shrink
 
-from defsr.benchmark.examples import best_windows
+from defsr.benchmark.examples import Examples, best_windows
 from defsr.benchmark.options import loss_of, read_benchmark
 from defsr.benchmark.report import Report
 from defsr.benchmark.runner import Results, Runner, collect
@@ -264,6 +264,13 @@ def test_saved_images_and_examples(bench, workspace):
     measure_all(bench)
     assert np.array_equal(cv2.imread(str(path)), before)
     assert lines() == len(pictures) + 1
+    ours = {row['key'][:12] for row in rows() if row['method'] == 'EDSR'}
+    for picture in pictures:
+        if picture.stem[-12:] in ours:
+            picture.unlink()
+    drawn = workspace / 'results/b/without.png'
+    Examples(read_benchmark(bench), workspace / 'results/b', rows()).draw(drawn)
+    assert drawn.is_file(), 'a method whose image is gone has an empty place'
 
 
 def test_losses_in_words():
