@@ -15,7 +15,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -43,8 +43,8 @@ def patch_pipelines() -> None:
     from defsr.running.training_run import TrainingRun, build_safe_model
     from defsr.utils.stopping import StopRequest
 
-    train = importlib.import_module('basicsr.train')
-    test = importlib.import_module('basicsr.test')
+    train: Any = importlib.import_module('basicsr.train')
+    test: Any = importlib.import_module('basicsr.test')
     options = importlib.import_module('basicsr.utils.options')
     train.parse_options = test.parse_options = _with_safe_overrides(options)
     run = TrainingRun(StopRequest())
@@ -55,7 +55,7 @@ def patch_pipelines() -> None:
     train.copy_opt_file = _keep_options
     test.build_model = build_safe_model
     _pass_on_errors_of_prefetching()
-    misc = importlib.import_module('basicsr.utils.misc')
+    misc: Any = importlib.import_module('basicsr.utils.misc')
     misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
@@ -95,9 +95,9 @@ def _mkdir_and_rename(path: str) -> None:
 
 def _pass_on_errors_of_prefetching() -> None:
     """basicsr 1.4.2 loses an error in its prefetching thread, and the run waits for ever."""
-    prefetching = importlib.import_module('basicsr.data.prefetch_dataloader')
+    prefetching: Any = importlib.import_module('basicsr.data.prefetch_dataloader')
 
-    def run(self) -> None:
+    def run(self: Any) -> None:
         try:
             for item in self.generator:
                 self.queue.put(item)
@@ -105,7 +105,7 @@ def _pass_on_errors_of_prefetching() -> None:
         except BaseException as error:
             self.queue.put(error)
 
-    def next_item(self) -> dict:
+    def next_item(self: Any) -> dict:
         item = self.queue.get()
         if isinstance(item, BaseException):
             raise item
@@ -126,10 +126,10 @@ def read_options_safely(
     Returns:
         A dict that will hold what is read next.
     """
-    options = importlib.import_module('basicsr.utils.options')
+    options: Any = importlib.import_module('basicsr.utils.options')
     read: dict = {}
 
-    def load(file: TextIO, Loader: type | None = None):  # noqa: N803 (PyYAML's name)
+    def load(file: TextIO, Loader: type | None = None) -> dict:  # noqa: N803 (PyYAML's name)
         opt = override_options(load_options(file.name), entries)
         if check:
             check(opt)
@@ -143,7 +143,7 @@ def read_options_safely(
     return read
 
 
-def _with_safe_overrides(options: types.ModuleType):
+def _with_safe_overrides(options: Any) -> Callable[..., tuple]:
     """basicsr 1.4.2 passes ``--force_yml`` to ``exec`` and ``eval``: take the flag away from it.
 
     Its ``init_dist`` calls CUDA on machines without, and each process draws a seed of its own.
@@ -153,7 +153,7 @@ def _with_safe_overrides(options: types.ModuleType):
 
     original, original_init_dist = options.parse_options, options.init_dist
 
-    def parse_options(root_path: str, is_train: bool = True):
+    def parse_options(root_path: str, is_train: bool = True) -> tuple:
         argv = sys.argv
         sys.argv, entries = split_force_yml(argv)
         resuming = {'auto_resume': '--auto_resume' in argv}

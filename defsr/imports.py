@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 Execute = Callable[[ModuleType], None]
 Around = Callable[[ModuleType, Execute], None]
@@ -93,7 +94,7 @@ def _ask_for_basicsr() -> None:
 class Finder:
     """Stands before Python's finders and asks them; what they find is executed by ``AROUND``."""
 
-    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         """As Python's finders. ModuleNotFoundError for a moved module says where it is now."""
         if name in MOVED:  # without its name in `name`: `from package import module` would hide it
             raise ModuleNotFoundError(f'{name} is now {MOVED[name]}.')
@@ -103,10 +104,12 @@ class Finder:
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec), None)
         if name == FUNCTIONAL_TENSOR:
-            return spec or ModuleSpec(name, _FunctionalTensor())
+            stand_in: Any = _FunctionalTensor()
+            return spec or ModuleSpec(name, stand_in)
         if spec:
-            execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: AROUND[name](module, execute)
+            loader: Any = spec.loader
+            execute = loader.exec_module
+            loader.exec_module = lambda module: AROUND[name](module, execute)
         return spec
 
 
@@ -116,12 +119,12 @@ class _FunctionalTensor:
     def create_module(self, spec: ModuleSpec) -> None:
         """Python's own kind of module will do."""
 
-    def exec_module(self, module: ModuleType) -> None:
+    def exec_module(self, module: Any) -> None:
         functional = importlib.import_module('torchvision.transforms.functional')
         module.rgb_to_grayscale = functional.rgb_to_grayscale
 
 
-def _on_demand(package: ModuleType, execute: Execute) -> None:
+def _on_demand(package: Any, execute: Execute) -> None:
     """basicsr 1.4.2 imports all of itself, a second: wait until something of that is asked for.
 
     Its subpackages can be imported without; the first name that none of these has set does it.
@@ -169,7 +172,7 @@ def _with_safe_options(module: ModuleType, execute: Execute) -> None:
     importlib.import_module('defsr.compat').read_options_safely()
 
 
-def _with_complete_registries(module: ModuleType, execute: Execute) -> None:
+def _with_complete_registries(module: Any, execute: Execute) -> None:
     """A registry imports, at its first look-up, all that BasicSR and this package put into it.
 
     Registering looks nothing up, so each module can be imported alone. A name that is taken is a
@@ -180,7 +183,7 @@ def _with_complete_registries(module: ModuleType, execute: Execute) -> None:
     for name in ('get', '__contains__', '__iter__', 'keys'):
         setattr(registry, name, _completed_first(getattr(registry, name)))
 
-    def register_once(self, name: str, obj: object, suffix: str | None = None) -> None:
+    def register_once(self: Any, name: str, obj: object, suffix: str | None = None) -> None:
         try:
             register(self, name, obj, suffix)
         except AssertionError:
@@ -196,7 +199,7 @@ def _with_complete_registries(module: ModuleType, execute: Execute) -> None:
 
 def _completed_first(look_up: Callable) -> Callable:
     @functools.wraps(look_up)
-    def look_up_in_all(self, *args: object, **kwargs: object) -> object:
+    def look_up_in_all(self: Any, *args: object, **kwargs: object) -> object:
         with _COMPLETING:  # other threads wait; a look-up of what is being imported does not
             if self._name in PLACES and not hasattr(self, 'is_complete'):
                 self.is_complete = True

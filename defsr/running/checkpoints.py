@@ -112,7 +112,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[int | None, list[str]]:
         """The newest checkpoint that can be resumed, and a warning for each newer one."""
-        warnings = []
+        warnings: list[str] = []
         for current_iter in self.iterations():
             fault = self.fault_of(current_iter)
             if fault is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from defsr.running.shards import Images
 from defsr.utils.seeding import derive_seed, seed_generators
 
 Key = tuple[int, int]
@@ -82,7 +83,7 @@ class SeededItems(Dataset):
     epoch an image comes several times, each time with other choices.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: Images, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
 

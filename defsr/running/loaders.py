@@ -49,7 +49,8 @@ def build_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> Loaders:
         ValueError: for a phase that is neither train nor val, without training data, and if an
             epoch has less than one batch.
     """
-    train, val = None, []
+    train: tuple[DataLoader, EpochSampler, int] | None = None
+    val = []
     for phase, block in opt['datasets'].items():
         kind = phase.split('_')[0]
         if kind == 'train':
@@ -59,7 +60,7 @@ def build_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> Loaders:
                     f'datasets:{phase}: prefetch_mode cpu without workers reads with the random '
                     'generators of training: resuming is not exact. Set num_worker_per_gpu.'
                 )
-            logger.info(f'{block["name"]}: {len(train[0].dataset)} training images')
+            logger.info(f'{block["name"]}: {train[2]} training images')
         elif kind == 'val':
             dataset = build_dataset(block)
             val.append(build_dataloader(dataset, block, opt['num_gpu'], seed=opt['manual_seed']))
@@ -68,20 +69,21 @@ def build_loaders(opt: Mapping[str, Any], logger: logging.Logger) -> Loaders:
             raise ValueError(f'datasets:{phase} is neither `train` nor `val_...`. Rename it.')
     if train is None:
         raise ValueError('datasets has no block `train`.')
-    loader, sampler = train
-    batch_size = loader.batch_size * opt['world_size']
+    loader, sampler, number = train
+    batch_size = (loader.batch_size or 1) * opt['world_size']
     if len(loader) == 0:
         raise ValueError(
-            f'datasets:train has {len(loader.dataset)} images, fewer than one batch of '
+            f'datasets:train has {number} images, fewer than one batch of '
             f'{batch_size}. Lower batch_size_per_gpu or raise dataset_enlarge_ratio.'
         )
     clock = EpochClock(len(loader), batch_size)
-    return Loaders(loader, sampler, val, clock, math.ceil(len(loader.dataset) / batch_size))
+    return Loaders(loader, sampler, val, clock, math.ceil(number / batch_size))
 
 
 def _train_loader(
     opt: Mapping[str, Any], block: Mapping[str, Any]
-) -> tuple[DataLoader, EpochSampler]:
+) -> tuple[DataLoader, EpochSampler, int]:
+    """The loader, what is behind it, and the number of images."""
     seed = opt['manual_seed']
     items = SeededItems(build_dataset(block), seed)
     sampler = EpochSampler(
@@ -96,7 +98,7 @@ def _train_loader(
     loader.worker_init_fn = _leave_signals_to_the_main_process
     if loader.num_workers:
         atexit.register(_end_workers)
-    return loader, sampler
+    return loader, sampler, len(items)
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -32,7 +32,7 @@ class SafeNetworks(BaseModel):
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR's, with DistributedDataParallel on the CPU as well."""
-        net = net.to(self.device, memory_format=self.memory_format)
+        net = net.to(self.device).to(memory_format=self.memory_format)
         if not self.opt['dist']:
             return super().model_to_device(net)
         devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else None

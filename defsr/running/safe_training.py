@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -242,7 +243,13 @@ class SafeTraining(SafeNetworks, ShardedValidation):
             for loader in self.val_loaders:
                 self.validation(loader, self.current_iter, self.tb_logger, val_opt['save_img'])
 
-    def validation(self, dataloader, current_iter, tb_logger, save_img: bool = False) -> None:
+    def validation(
+        self,
+        dataloader: DataLoader,
+        current_iter: int | str,
+        tb_logger: SummaryWriter | None,
+        save_img: bool = False,
+    ) -> None:
         """As ``ShardedValidation``'s; a signal ends it, and the run."""
         try:
             super().validation(dataloader, current_iter, tb_logger, save_img)
@@ -284,6 +291,6 @@ def _check_parameters(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:
         )
 
 
-def _is_numbered(current_iter: int | str) -> bool:
+def _is_numbered(current_iter: int | str) -> TypeGuard[int]:
     """A checkpoint to resume from, not ``latest`` (-1) or ``best``."""
     return isinstance(current_iter, int) and current_iter >= 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from basicsr.models.base_model import BaseModel
 from basicsr.utils.dist_util import get_dist_info
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from defsr.running.checkpoints import ValidationRecord
 from defsr.running.safe_options import SafeOptions
-from defsr.running.shards import Shard, ShardLoader, gather_means
+from defsr.running.shards import Board, Shard, ShardLoader, gather_means
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
 
@@ -29,10 +31,17 @@ class ShardedValidation(BaseModel):
     stop: StopRequest
     current_iter: int
     record: ValidationRecord
+    metric_results: dict[str, float]
     _means: dict[str, float]
     _shard: Shard | None = None
 
-    def validation(self, dataloader, current_iter, tb_logger, save_img: bool = False) -> None:
+    def validation(
+        self,
+        dataloader: DataLoader,
+        current_iter: int | str,
+        tb_logger: Board,
+        save_img: bool = False,
+    ) -> None:
         """Each process takes its share of the images; numbers are those of the whole set.
 
         In training a validation that is recorded already is not repeated (BasicSR runs the last
@@ -43,13 +52,17 @@ class ShardedValidation(BaseModel):
         """
         if self.is_train:
             current_iter = self.current_iter
-            if self.record.has(current_iter, dataloader.dataset.opt['name']):
+            dataset: Any = dataloader.dataset
+            if self.record.has(current_iter, dataset.opt['name']):
                 return
-        shard = ShardLoader(dataloader, *get_dist_info(), self.stop)
+        rank, world_size = get_dist_info()
+        shard = ShardLoader(dataloader, rank, world_size, self.stop)
         with self._bare_networks():
             self._validate(shard, current_iter, tb_logger, save_img)
 
-    def _validate(self, shard: ShardLoader, current_iter, tb_logger, save_img: bool) -> None:
+    def _validate(
+        self, shard: ShardLoader, current_iter: int | str, tb_logger: Board, save_img: bool
+    ) -> None:
         self._shard, self._means = shard.dataset, {}
         try:
             self.nondist_validation(shard, current_iter, tb_logger, save_img)
@@ -58,25 +71,30 @@ class ShardedValidation(BaseModel):
         if not self.is_train:
             return
         name = shard.dataset.opt['name']
-        self.record.add(current_iter, name, self._means)
+        self.record.add(self.current_iter, name, self._means)
         if distributed.is_main():
-            self._keep_best(name, current_iter)
+            self._keep_best(name, self.current_iter)
             if tb_logger:
                 tb_logger.flush()  # what is recorded is not logged again
             self.record.save()
 
-    def _update_best_metric_result(self, dataset_name, metric, val, current_iter) -> None:
+    def _update_best_metric_result(
+        self, dataset_name: str, metric: str, val: float, current_iter: int | str
+    ) -> None:
         """Not before the shards have been put together."""
         if self._shard is None:
             super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
-    def _log_validation_metric_values(self, current_iter, dataset_name, tb_logger) -> None:
+    def _log_validation_metric_values(
+        self, current_iter: int | str, dataset_name: str, tb_logger: Board
+    ) -> None:
         """Put the shards' means together, then log them as BasicSR does."""
+        assert self._shard is not None  # a validation goes through `validation`
         self._means = self.metric_results = gather_means(self.metric_results, self._shard)
         self._note_best(dataset_name, self._means, current_iter)
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
 
-    def _note_best(self, dataset: str, means: Mapping[str, float], current_iter) -> None:
+    def _note_best(self, dataset: str, means: Mapping[str, float], current_iter: int | str) -> None:
         self._initialize_best_metric_results(dataset)
         for metric, value in means.items():
             if metric in self.best_metric_results[dataset]:
@@ -101,7 +119,7 @@ class ShardedValidation(BaseModel):
         """Without DistributedDataParallel, whose forward may wait for the other processes."""
         wrapped = {k: v for k, v in vars(self).items() if isinstance(v, DistributedDataParallel)}
         try:
-            vars(self).update({key: net.module for key, net in wrapped.items()})
+            self.__dict__.update({key: net.module for key, net in wrapped.items()})
             yield
         finally:
-            vars(self).update(wrapped)
+            self.__dict__.update(wrapped)

