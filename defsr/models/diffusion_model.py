@@ -17,7 +17,7 @@ from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, 
 from defsr.diffusion.ranges import from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
-from defsr.running.shards import gather_rows
+from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys, check_list
 from defsr.utils.seeding import derive_seed
 
@@ -48,7 +48,7 @@ class DiffusionModel(SRModel):
     """
 
     def __init__(self, opt: dict) -> None:
-        vars(self).update(self.check(opt))
+        self.__dict__.update(self.check(opt))
         self.memory_format = self.runtime.memory_format
         if opt.get('val'):
             opt = opt | {'val': {**opt['val'], 'metrics': {n: {} for n in self.metric_names(opt)}}}
@@ -126,7 +126,7 @@ class DiffusionModel(SRModel):
             return torch.randint(self.num_levels, (number,)).double()
         ends = self.schedule.alpha_bar[[0, self.num_levels - 1]].logit()
         share = torch.rand(number, dtype=torch.float64)
-        return self.schedule.timesteps_at(torch.lerp(*ends, share).sigmoid())
+        return self.schedule.timesteps_at(torch.lerp(ends[0], ends[1], share).sigmoid())
 
     @torch.no_grad()
     def denoise(self, gt: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -136,14 +136,16 @@ class DiffusionModel(SRModel):
         alpha_bar = self.schedule.alpha_bar_at(t).to(gt)
         noise = torch.randn(gt.shape, generator=generator).to(gt)
         x_t = diffuse(to_signed(gt), noise, alpha_bar)
-        net_g = getattr(self, 'net_g_ema', self.net_g)
+        net_g = self.net_g_ema if hasattr(self, 'net_g_ema') else self.net_g
         net_g.eval()
         answer = self.runtime(net_g, x_t, t.to(gt).expand(len(gt)))[:, :3]
         if net_g is self.net_g and self.is_train:
             net_g.train()
         return from_signed(x0_from(self.prediction, answer, x_t, alpha_bar)).clamp(0, 1)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img) -> None:
+    def nondist_validation(
+        self, dataloader: ShardLoader, current_iter: int | str, tb_logger: Board, save_img: bool
+    ) -> None:
         """Denoising PSNR per noise level, mean over images; the noise is the same each time."""
         dataset = dataloader.dataset
         name = dataset.opt['name']

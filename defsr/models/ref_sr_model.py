@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import reduce
 from os import path as osp
 from typing import Any
 
@@ -95,6 +96,11 @@ class RefSRModel(ImageValidation, SRModel):
         check_choice('train:allow_online', train.get('allow_online', False), (True, False))
         for key in ('rec_only_epochs', 'gradient_penalty_weight'):
             check_at_least(f'train:{key}', train.get(key, 0), 0)
+        if train.get('rec_only_epochs') and not train.get('pixel_opt'):
+            raise ValueError(
+                'train:pixel_opt is missing, the only loss in the first train:rec_only_epochs. '
+                'Give it, or remove rec_only_epochs.'
+            )
         if train and not any(train[key] for key in losses if key != 'gan_opt'):
             raise ValueError('train has no loss. Give pixel_opt, or another <name>_opt.')
         if train.get('gan_opt') is not None:
@@ -210,7 +216,7 @@ class RefSRModel(ImageValidation, SRModel):
         step_g = not adversarial or (
             current_iter % self.net_d_iters == 0 and current_iter > self.net_d_init_iters
         )
-        losses = OrderedDict()
+        losses: OrderedDict[str, Tensor] = OrderedDict()
         out = self.method.super_resolve(self.net_g, self.lq, self.refs, de=self.de)
         self.output = out.sr
         if step_g:
@@ -231,7 +237,7 @@ class RefSRModel(ImageValidation, SRModel):
             self.net_d.requires_grad_(False)
             losses['l_g_gan'] = self.cri_gan(self.net_d(out.sr), True, is_disc=False)
         self.optimizer_g.zero_grad()
-        sum(losses.values()).backward()
+        reduce(torch.add, losses.values()).backward()
         self.optimizer_g.step()
 
     def _values(self, name: str, loss: nn.Module, out: Restoration) -> dict[str, Tensor]:
@@ -248,6 +254,7 @@ class RefSRModel(ImageValidation, SRModel):
 
     def _step_d(self, losses: dict[str, Tensor]) -> None:
         self.net_d.requires_grad_(True)
+        assert self.gt is not None
         fake = self.output.detach()
         real_pred, fake_pred = self.net_d(self.gt), self.net_d(fake)
         losses['l_d_real'] = self.cri_gan(real_pred, True, is_disc=True)

@@ -9,10 +9,12 @@ from os import path as osp
 from typing import Any
 
 import torch.nn.functional as F
+from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
+from defsr.archs.interface import Reference, Restoration
 from defsr.images.figures import (
     busiest_window,
     label_colours,
@@ -24,7 +26,7 @@ from defsr.images.levels import to_levels
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
-from defsr.running.shards import gather_rows
+from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils import distributed
 from defsr.utils.checks import check_choice, check_int, check_keys
 from defsr.utils.files import atomic_path
@@ -33,12 +35,18 @@ SWITCHES = ('pbar', 'save_maps', 'save_comparison', 'compare_bicubic')
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'tb_images', 'tile', *SWITCHES)
 
 
-class ImageValidation:
+class ImageValidation(BaseModel):
     """Validation of a model that restores images: a mixin in front of it.
 
-    The model has ``feed_data``, ``test``, ``result_path`` and ``label``, and after ``test`` what it
-    was fed (``lq``, ``gt``, ``refs``), its ``output`` and its ``restoration``.
+    The model has ``feed_data``, ``test`` and ``result_path``, and these after ``test``.
     """
+
+    label: str
+    lq: Tensor
+    gt: Tensor | None
+    refs: list[Reference]
+    output: Tensor
+    restoration: Restoration
 
     @classmethod
     def check_val(cls, val: Mapping[str, Any]) -> None:
@@ -50,7 +58,9 @@ class ImageValidation:
         if val.get('tile') is not None:
             check_int('val:tile', val['tile'], 1)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img: bool) -> None:
+    def nondist_validation(
+        self, dataloader: ShardLoader, current_iter: int | str, tb_logger: Board, save_img: bool
+    ) -> None:
         """Run over a data set; log, and write what ``val`` asks for.
 
         Beside BasicSR's log line and images: a CSV with every image's metrics, a table with the
@@ -71,7 +81,7 @@ class ImageValidation:
             self.feed_data(data)
             start = time.perf_counter()
             self.test()
-            row = {'image': name, 'seconds': time.perf_counter() - start}
+            row: dict[str, Any] = {'image': name, 'seconds': time.perf_counter() - start}
             row.update(self._measure(metrics, bool(val_opt.get('compare_bicubic'))))
             rows.append(row)
             path = self.result_path(dataset_name, name, current_iter)
@@ -108,7 +118,7 @@ class ImageValidation:
         self,
         dataset_name: str,
         current_iter: int | str,
-        tb_logger,
+        tb_logger: Board,
         rows: Sequence[Mapping],
         metrics: Mapping[str, Mapping],
     ) -> None:
@@ -139,7 +149,7 @@ class ImageValidation:
         method does not know, none.
         """
         result = self.restoration
-        if result.index is not None:
+        if result.index is not None and result.key_size is not None:
             colours = match_colours(displacement(result.index[:1], result.key_size))
             imwrite(to_levels(colours)[..., ::-1], f'{stem}_index.png')
         if result.confidence is not None:
@@ -164,8 +174,10 @@ class ImageValidation:
         target = bicubic if self.gt is None else self.gt
         window = (*busiest_window(target, sr, bicubic, side), side)
         windows = {name: window for name in panels if name != 'reference'}
-        if len(self.refs) == 1 and self.restoration.index is not None:
-            windows['reference'] = self._matched_window(window)
+        found = self.restoration
+        if len(self.refs) == 1 and found.index is not None and found.key_size is not None:
+            shift = displacement(found.index[:1], found.key_size)[0]
+            windows['reference'] = self._matched_window(window, shift)
         parts = [
             f'{key} {row[f"bicubic_{key}"]:.3f} -> {row[key]:.3f}'
             for key in metrics
@@ -174,17 +186,14 @@ class ImageValidation:
         title = row['image'] + (f', bicubic -> {self.label}: {", ".join(parts)}' if parts else '')
         save_comparison(path, panels, windows, title)
 
-    def _matched_window(self, window: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _matched_window(self, window: tuple[int, int, int], shift: Tensor) -> tuple[int, int, int]:
         """Where most of a window of the result finds its matches in the reference."""
         top, left, side = window
         scale = self.opt['scale']
-        result = self.restoration
-        cells = (
-            slice(top // scale, (top + side) // scale),
-            slice(left // scale, (left + side) // scale),
-        )
-        shift = displacement(result.index[:1], result.key_size)[0][(slice(None), *cells)]
-        shift_y, shift_x = (int(x) for x in shift.flatten(1).median(dim=1).values * scale)
+        rows = slice(top // scale, (top + side) // scale)
+        columns = slice(left // scale, (left + side) // scale)
+        inside = shift[:, rows, columns]
+        shift_y, shift_x = (int(x) for x in inside.flatten(1).median(dim=1).values * scale)
         height, width = self.refs[0].image.shape[-2:]
         side = min(side, height, width)
         return (

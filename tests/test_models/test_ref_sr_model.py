@@ -132,6 +132,19 @@ def test_pictures_and_suffix_in_testing(opt, tmp_path):
         assert f'2_x{end}.png' in names
 
 
+def test_matches_that_point_into_a_map_of_unknown_size_are_not_drawn(opt, tmp_path, monkeypatch):
+    opt |= {'is_train': False}
+    opt['val'] = {'save_img': True, 'suffix': 'x', 'save_maps': True, 'save_comparison': True}
+    model = build_model(deepcopy(opt))
+    known = model.method.super_resolve
+    monkeypatch.setattr(
+        model.method, 'super_resolve', lambda *a, **k: replace(known(*a, **k), key_size=None)
+    )
+    model.validation(loader_of(opt, 'val'), 'tiny', None, save_img=True)
+    names = {p.name for p in (tmp_path / 'visualization/tinyval').iterdir()}
+    assert '2_x_confidence.png' in names and '2_x_index.png' not in names
+
+
 def test_the_result_of_a_real_input_has_no_metrics(opt, tmp_path):
     block = opt['datasets']['val']
     block['dataroot_lq'] = block.pop('dataroot_gt')
@@ -181,6 +194,7 @@ def test_several_references(opt, tmp_path):
         (lambda o: o['val'].update(save_map=True), 'Did you mean `save_maps`'),
         (lambda o: o['train'].update(gan_opt={'type': 'GANLoss'}), 'optim_d is missing'),
         (lambda o: o['train'].pop('num_iter_per_pass'), 'needs train:num_iter_per_pass'),
+        (lambda o: o['train'].pop('pixel_opt'), 'train:pixel_opt is missing'),
         (lambda o: o.update(match_key='reff'), 'match_key is .reff.'),
         (lambda o: o['path'].update(pretrain_network_e='x.pt'), 'BicubicEnhancer. has no weights'),
         (lambda o: o['datasets']['val'].update(degradation='pil'), 'degraded in different ways'),
