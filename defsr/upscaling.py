@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from defsr.config.blocks import check_networks, check_path, required
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
-from defsr.images.form import Image, ImageForm, image_forms
+from defsr.images.form import Given, Image, ImageForm, image_forms
 from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, Restorer, method_class
@@ -32,7 +31,7 @@ MAX_REF_MEGAPIXELS = 4.0
 
 
 def upscale(
-    lq: Image,
+    lq: Given | str | os.PathLike[str],
     refs: Image | Iterable[Image],
     *,
     weights: str | os.PathLike[str] | None = None,
@@ -42,7 +41,7 @@ def upscale(
     max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
     max_megapixels: float = MAX_MEGAPIXELS,
     progress: StageProgress | None = None,
-) -> Any:  # lq's kind
+) -> Given:
     """Super-resolve an image x4 with the textures of one or more references.
 
     Builds the network anew; for many images make one ``Upscaler``. Leaves the caller's settings
@@ -131,7 +130,7 @@ class Upscaler:
 
     def __call__(
         self,
-        lq: Image,
+        lq: Given | str | os.PathLike[str],
         refs: Image | Iterable[Image],
         *,
         tile: int | None = 96,
@@ -139,7 +138,7 @@ class Upscaler:
         max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
         max_megapixels: float = MAX_MEGAPIXELS,
         progress: StageProgress | None = None,
-    ) -> Any:  # lq's kind
+    ) -> Given:
         """Arguments, result and errors as ``upscale``; also of what ``read_photo`` returns."""
         tile = None if tile is None else check_int('tile', tile, MIN_TILE)
         overlap = check_int('overlap', overlap, 0)
@@ -195,7 +194,8 @@ def _build(
         required(opt, '', key)
     scale = check_int('scale', opt['scale'], 2)
     if weights is not None:
-        opt['path'] = check_block('path', opt['path']) | {'pretrain_network_g': str(weights)}
+        path = check_block('path', opt['path'])
+        opt['path'] = {**path, 'pretrain_network_g': str(weights)}
     required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
     check_path(opt, look=weights is None)
     return scale, Restorer.build(

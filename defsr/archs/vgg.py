@@ -185,7 +185,8 @@ def _block_of(layer: str) -> str:
 
 def _build_layers(names: Sequence[str], keep: Sequence[str]) -> dict[str, nn.Module]:
     """The layers in order; a ReLU works in place unless its input is among ``keep``."""
-    modules, num_in = {}, 3
+    modules: dict[str, nn.Module] = {}
+    num_in = 3
     for name in names:
         if name.startswith('conv'):
             num_out = num_feat_of(name)

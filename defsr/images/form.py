@@ -6,11 +6,13 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image as Picture
 from torch import Tensor
+from typing_extensions import TypeVar  # comes with PyTorch
 
 from defsr.images.header import check_megapixels
 from defsr.images.levels import from_levels, to_levels
@@ -18,7 +20,9 @@ from defsr.images.photo import MAX_MEGAPIXELS, Photo, photo_of, read_photo, to_g
 from defsr.images.photo_writer import to_picture
 
 Image = np.ndarray | Tensor | Picture | Photo | str | os.PathLike[str]
-GiveBack = Callable[[Tensor, Tensor | None], np.ndarray | Tensor | Picture | Photo]
+GiveBack = Callable[[Tensor, Tensor | None], Any]  # of the owner's kind
+# What comes back as it went in; of a path comes a Pillow image.
+Given = TypeVar('Given', bound=np.ndarray | Tensor | Picture | Photo, default=Picture)
 RANGE_TOLERANCE = 1e-3  # beyond [0, 1], for images that were resized in floating point
 KINDS = (
     'a path, a Pillow image, a NumPy array (H, W, 3), (H, W, 4) or (H, W) of uint8, uint16 or '
