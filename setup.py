@@ -7,6 +7,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 INIT = (HERE / 'defsr/__init__.py').read_text(encoding='utf-8')
 DIFFUSERS = ['diffusers', 'safetensors']
+LINT = ['ruff', 'mypy>=2', 'types-PyYAML', 'types-tqdm']
 # Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
 SHIPPED = (
     'options/**/*.yml',
@@ -65,7 +66,7 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['build', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'h5py', *DIFFUSERS],
+        'dev': ['build', 'pytest', 'pytest-timeout', 'pytest-xdist', *LINT, 'h5py', *DIFFUSERS],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
     },

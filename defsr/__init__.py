@@ -4,6 +4,8 @@ Importing the package is cheap and makes BasicSR importable with today's torchvi
 data sets, losses and models are found by BasicSR's registries from then on.
 """
 
+from typing import TYPE_CHECKING
+
 from defsr import imports
 
 imports.install()
@@ -13,9 +15,13 @@ __all__ = ['Upscaler', 'upscale']
 __version__ = '0.3.0'
 
 
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        from defsr import upscaling  # PyTorch, and all that a network needs: seconds
+if TYPE_CHECKING:
+    from defsr.upscaling import Upscaler, upscale
+else:
 
-        return getattr(upscaling, name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            from defsr import upscaling  # PyTorch, and all that a network needs: seconds
+
+            return getattr(upscaling, name)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
