@@ -14,6 +14,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,28 +33,39 @@ from defsr.utils.files import atomic_path
 from defsr.utils.paths import find_shipped
 
 
-def patch_pipelines() -> None:
+def patch_pipelines(held: ExitStack) -> None:
     """Mend what BasicSR's ``train_pipeline`` and ``test_pipeline`` get wrong.
 
     basicsr 1.4.2 starts an epoch again on resuming, takes the newest state even when torn, tears
     files itself when killed, wants CUDA to resume or to run several processes, and lets all
     processes but one wait while it validates. Its loops stay; the functions that they call become
     those of a ``TrainingRun`` and models with ``SafeTraining`` in front.
+
+    Args:
+        held: takes what the pipeline holds while it runs, the lock of its folder.
     """
-    from defsr.running.training_run import TrainingRun, build_safe_model
+    from defsr.running.training_run import ANOTHER_NAME, TrainingRun, build_safe_model
+    from defsr.utils.locks import locked
     from defsr.utils.stopping import StopRequest
 
     train: Any = importlib.import_module('basicsr.train')
     test: Any = importlib.import_module('basicsr.test')
     options = importlib.import_module('basicsr.utils.options')
     train.parse_options = test.parse_options = _with_safe_overrides(options)
-    run = TrainingRun(StopRequest())
+    run = TrainingRun(StopRequest(), held)
     train.load_resume_state = run.load_resume_state
     train.init_tb_logger = run.init_tb_logger
     train.create_train_val_dataloader = run.create_train_val_dataloader
     train.build_model = run.build_model
     train.copy_opt_file = _keep_options
     test.build_model = build_safe_model
+    make_exp_dirs = importlib.import_module('basicsr.utils').make_exp_dirs
+
+    def make_own_dirs(opt: dict) -> None:
+        held.enter_context(locked(opt['path']['results_root'], ANOTHER_NAME))
+        make_exp_dirs(opt)
+
+    test.make_exp_dirs = make_own_dirs
     _pass_on_errors_of_prefetching()
     misc: Any = importlib.import_module('basicsr.utils.misc')
     misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename

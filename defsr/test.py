@@ -1,6 +1,7 @@
 """Test from an option file: ``python defsr/test.py -opt options/test_DEF.yml``."""
 
 import os
+from contextlib import ExitStack
 
 from defsr import compat
 from defsr.utils import distributed
@@ -9,10 +10,11 @@ from defsr.utils.cli import run_cli
 
 def test() -> None:
     """BasicSR's test loop; results go under the current directory."""
-    compat.patch_pipelines()
-    from basicsr.test import test_pipeline
+    with ExitStack() as held:
+        compat.patch_pipelines(held)
+        from basicsr.test import test_pipeline
 
-    test_pipeline(os.getcwd())
+        test_pipeline(os.getcwd())
     distributed.leave()
 
 

@@ -1,6 +1,7 @@
 """Train from an option file: ``python defsr/train.py -opt options/train_DEF_x4.yml``."""
 
 import os
+from contextlib import ExitStack
 
 from defsr import compat
 from defsr.utils import distributed
@@ -10,11 +11,12 @@ from defsr.utils.cli import run_cli
 
 def train() -> None:
     """BasicSR's training loop; experiments go under the current directory."""
-    compat.patch_pipelines()
-    keep_freed_memory()
-    from basicsr.train import train_pipeline
+    with ExitStack() as held:
+        compat.patch_pipelines(held)
+        keep_freed_memory()
+        from basicsr.train import train_pipeline
 
-    train_pipeline(os.getcwd())
+        train_pipeline(os.getcwd())
     distributed.leave()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -54,8 +55,9 @@ def pipelines(tmp_path, monkeypatch):
                 monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'o.yml').write_text(MINIMAL)
-    compat.patch_pipelines()
-    return basicsr.train
+    with ExitStack() as held:
+        compat.patch_pipelines(held)
+        yield basicsr.train
 
 
 def parse(pipelines, monkeypatch, *arguments):

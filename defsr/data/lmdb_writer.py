@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from defsr.data.roots import ROOTS, flag
 from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_between, check_keys
 from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
+from defsr.utils.locks import locked
 
 START_MAP_SIZE = 64 * 2**20
 
@@ -35,8 +37,8 @@ def create_lmdb(
     PNG files are stored as they are (level -1 in ``meta_info.txt``), others are decoded and
     stored as PNG, so that an item is the same from both backends. Everything is built in hidden
     folders beside the results and renamed when complete: a run that was killed leaves nothing
-    under the final names, and the next run clears its remains away. One run at a time per
-    ``out``.
+    under the final names, and the next run clears its remains away. A second run into
+    the same ``out`` is refused while the first is at work.
 
     Args:
         folders: any of ``gt``, ``lq``, ``ref``, ``de``, ``ref_de`` -> folder of images.
@@ -53,7 +55,8 @@ def create_lmdb(
     Raises:
         FileExistsError: if one exists and ``force`` is off.
         FileNotFoundError: for folders and listed images that do not exist.
-        ValueError: for names that LMDB keys cannot hold, and for unreadable images.
+        ValueError: for names that LMDB keys cannot hold, for unreadable images, and while another
+            run makes one of the LMDBs.
 
     Example:
         >>> import tempfile
@@ -75,18 +78,19 @@ def create_lmdb(
     }
     names = {root: _list_names(root, source, pair_list) for root, source in sources.items()}
     finals = {root: Path(out).expanduser() / f'{root}.lmdb' for root in folders}
-    for final in finals.values():
-        clear_remains(final)
-        if final.exists() and not force:
-            raise FileExistsError(f'{final} exists already. Remove it, or replace it with --force.')
-    try:
+    with ExitStack() as held:
+        for final in finals.values():
+            held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
+            clear_remains(final)
+            if final.exists() and not force:
+                raise FileExistsError(
+                    f'{final} exists already. Remove it, or replace it with --force.'
+                )
+            held.callback(shutil.rmtree, building_folder(final), ignore_errors=True)
         for root, final in finals.items():
             build_lmdb(sources[root], names[root], building_folder(final), compress_level)
         for final in finals.values():
             publish_folder(final)
-    finally:
-        for final in finals.values():
-            shutil.rmtree(building_folder(final), ignore_errors=True)
     return list(finals.values())
 
 

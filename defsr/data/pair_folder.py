@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from defsr.data.pair_synthesis import make_pair
 from defsr.images.levels import to_levels
 from defsr.utils.checks import check_at_least
 from defsr.utils.files import building_folder, clear_remains, publish_folder
+from defsr.utils.locks import locked
 
 TRUTH_FILE = 'correspondence.csv'
 OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))
@@ -74,13 +76,15 @@ def make_pairs(
     check_at_least('workers', workers, 1)
     source = ImageSource('--photos', photos)
     final = Path(os.path.abspath(Path(out).expanduser()))
-    clear_remains(final)  # first: it may bring back a result that must not be overwritten
-    _check_out(final, force)
-    usable, skipped = _sort_out(source, settings)
-    if lmdb:
-        _check_keys_for_lmdb(usable)
     building = building_folder(final)
-    try:
+    with ExitStack() as held:
+        held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
+        clear_remains(final)  # first: it may bring back a result that must not be overwritten
+        _check_out(final, force)
+        usable, skipped = _sort_out(source, settings)
+        if lmdb:
+            _check_keys_for_lmdb(usable)
+        held.callback(shutil.rmtree, building, ignore_errors=True)
         for role in ('gt', 'ref'):
             (building / role).mkdir(parents=True)
         work = partial(_make_pairs_of, source.root, usable, settings, per_image, building)
@@ -90,8 +94,6 @@ def make_pairs(
         if lmdb:
             create_lmdb({'gt': building / 'gt', 'ref': building / 'ref'}, building)
         publish_folder(final)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return PairsReport(len(truths), len(usable), len(skipped))
 
 

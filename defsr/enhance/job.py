@@ -25,6 +25,7 @@ from defsr.utils import distributed
 from defsr.utils.cli import tell
 from defsr.utils.files import building_folder, publish_folder
 from defsr.utils.fingerprints import digest_of
+from defsr.utils.locks import locked
 from defsr.utils.stopping import StopRequest
 
 GO_ON = 'Run the same command again to go on: what is finished is whole and is kept.'
@@ -86,7 +87,8 @@ def fill_caches(opt: Mapping[str, Any], stop: StopRequest | None = None) -> None
     faults = []
     for request in requests:
         job = Job(request, enhancer, fingerprint)
-        faults += job.run(images_per_batch, stop or StopRequest())
+        with locked(job.cache.out, f'Wait for it, stop it, or change {request.option}.'):
+            faults += job.run(images_per_batch, stop or StopRequest())
     if faults:
         first = '; '.join(faults[:3]) + (' ...' if len(faults) > 3 else '')
         raise ValueError(

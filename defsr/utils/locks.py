@@ -23,6 +23,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
+from defsr.utils import distributed
+from defsr.utils.cli import tell
+
 HEARTBEAT = 10.0  # seconds between two signs of life
 MISSED = 3.5  # of them in a row, after which a process that cannot be asked for counts as dead
 
@@ -101,7 +104,7 @@ class FolderLock:
         self._released = threading.Event()
         self._changing = threading.Lock()  # of the file, by this process
 
-    def acquire(self) -> FolderLock:
+    def acquire(self) -> None:
         """Take the lock; a dead process's is taken over.
 
         Waits, at most ``MISSED`` heartbeats, for a sign of life from another machine's process.
@@ -120,10 +123,9 @@ class FolderLock:
             self._clear(seen)
         threading.Thread(target=self._beat, name=f'{self.path.name}', daemon=True).start()
         atexit.register(self.release)
-        return self
 
     def release(self) -> None:
-        """Give it back. Again, or in a child of this process, it does nothing."""
+        """Give it back. Without having it, or in a child of its process, this does nothing."""
         if os.getpid() != self.me.pid or self._released.is_set():
             return
         self._released.set()
@@ -153,7 +155,10 @@ class FolderLock:
         owner = seen[0]
         if owner is not None and owner.lives() is not None:
             return bool(owner.lives())
-        end = time.monotonic() + MISSED * self.heartbeat
+        patience = MISSED * self.heartbeat
+        if patience > 1:
+            tell(f'{self.path}: waiting up to {patience:.0f} s for a sign of life of its holder')
+        end = time.monotonic() + patience
         while time.monotonic() < end:
             time.sleep(min(self.heartbeat / 4, 1.0))
             now = self._look()
@@ -205,8 +210,12 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: str | Path, advice: str) -> Iterator[None]:
-    """Work in ``folder`` alone. Errors as ``FolderLock.acquire``."""
-    lock = FolderLock(folder, advice).acquire()
+    """Work in ``folder`` alone; collective, the main process has the lock.
+
+    Errors as ``FolderLock.acquire``, in all processes.
+    """
+    lock = FolderLock(folder, advice)
+    distributed.on_main(lock.acquire)
     try:
         yield
     finally:

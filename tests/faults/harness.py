@@ -26,6 +26,7 @@ SCRIPTS = {
     'train': (str(REPOSITORY / 'defsr/train.py'),),
     'create_lmdb': ('-m', 'defsr.tools.create_lmdb'),
     'enhance': (str(REPOSITORY / 'defsr/tools/enhance.py'),),
+    'benchmark': ('-m', 'defsr.tools.benchmark'),
 }
 _LOSSES = re.compile(r'iter: +(\d+), .*?\(data\): [\d.]+ \([\d.]+\)\] (.*)')
 

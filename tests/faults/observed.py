@@ -108,7 +108,12 @@ class _WatchedFile:
 
 def observe(work: str, witness: str, plan: dict) -> Points:
     """Watch one of ``harness.SCRIPTS``, from within its process."""
-    watch = {'train': _observe_training, 'create_lmdb': _observe_lmdb, 'enhance': _observe_enhance}
+    watch = {
+        'train': _observe_training,
+        'create_lmdb': _observe_lmdb,
+        'enhance': _observe_enhance,
+        'benchmark': Points,  # only counted
+    }
     return watch[work](Witness(witness), plan)
 
 

@@ -15,11 +15,18 @@ import pytest
 from defsr.utils.locks import FolderLock, Owner, locked
 
 BEAT = 0.05
+IDS = ['nobody', 'dead', 'elsewhere']
 ELSEWHERE = replace(Owner.me(), host='node7', space='another boot', pid=1, token='theirs')
 
 
 def lock_of(folder: Path) -> FolderLock:
     return FolderLock(folder, 'Choose another `name`.', BEAT)
+
+
+def with_lock(folder: Path) -> None:
+    lock = lock_of(folder)
+    lock.acquire()
+    lock.release()
 
 
 def leave(folder: Path, owner: Owner | str) -> Path:
@@ -42,7 +49,8 @@ def in_child(work) -> int:
 
 def test_a_living_holder_is_named_and_may_give_it_back(tmp_path):
     folder = tmp_path / 'experiments/run'
-    first = lock_of(folder).acquire()
+    first = lock_of(folder)
+    first.acquire()
     with pytest.raises(ValueError, match=rf'run is in use by .* \(process {os.getpid()} on .*'
                        r', since 20.*\)\. Choose another `name`\.'):  # fmt: skip
         lock_of(folder).acquire()
@@ -68,21 +76,21 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path):
     os.kill(child, signal.SIGKILL)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a zombie now, which is dead enough
     start = time.monotonic()
-    lock_of(tmp_path / 'run').acquire().release()
+    with_lock(tmp_path / 'run')
     assert time.monotonic() - start < BEAT * 3
     os.waitpid(child, 0)
 
 
 def test_a_number_that_was_given_out_again_is_another_process(tmp_path):
     leave(tmp_path / 'run', replace(Owner.me(), born='1'))
-    lock_of(tmp_path / 'run').acquire().release()
+    with_lock(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"host": 1}', '[' * 9999, '\0' * 100_000])
 def test_a_lock_that_cannot_be_read_is_watched_like_a_stranger(tmp_path, text):
     leave(tmp_path / 'run', text)
     start = time.monotonic()
-    lock_of(tmp_path / 'run').acquire().release()
+    with_lock(tmp_path / 'run')
     assert time.monotonic() - start > 3 * BEAT
 
 
@@ -106,14 +114,14 @@ def test_a_holder_elsewhere_lives_by_its_signs_of_life_and_by_no_clock(tmp_path,
             with pytest.raises(ValueError, match='on node7'):
                 lock_of(tmp_path / 'run').acquire()
         else:
-            lock_of(tmp_path / 'run').acquire().release()
+            with_lock(tmp_path / 'run')
     finally:
         end.set()
         if beats:
             thread.join()
 
 
-@pytest.mark.parametrize('left', [None, replace(Owner.me(), born='1'), ELSEWHERE], ids=str)
+@pytest.mark.parametrize('left', [None, replace(Owner.me(), born='1'), ELSEWHERE], ids=IDS)
 def test_of_many_at_once_one_gets_it(tmp_path, left):
     """Also where a dead process's lock has to be cleared first, while another clears it."""
     if left is not None:
@@ -138,7 +146,8 @@ def test_of_many_at_once_one_gets_it(tmp_path, left):
 
 def test_who_has_lost_the_lock_ends_before_it_writes_more(tmp_path, capfd):
     def lose() -> None:
-        lock = lock_of(tmp_path / 'run').acquire()
+        lock = lock_of(tmp_path / 'run')
+        lock.acquire()
         leave(tmp_path / 'run', ELSEWHERE)
         time.sleep(60)
         lock.release()
@@ -150,7 +159,8 @@ def test_who_has_lost_the_lock_ends_before_it_writes_more(tmp_path, capfd):
 
 
 def test_a_lock_that_was_deleted_is_made_again(tmp_path):
-    lock = lock_of(tmp_path / 'run').acquire()
+    lock = lock_of(tmp_path / 'run')
+    lock.acquire()
     lock.path.unlink()
     end = time.monotonic() + 5
     while not lock.path.exists() and time.monotonic() < end:
