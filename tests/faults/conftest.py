@@ -51,6 +51,14 @@ def undisturbed(runs) -> Callable[[str], Alone]:
     return cache(partial(Alone, runs))
 
 
+@pytest.fixture(scope='session')
+def alone(runs, stereo):
+    """What an undisturbed ``defsr-enhance`` makes."""
+    from test_enhance_killed import enhance_alone
+
+    return enhance_alone(runs, stereo)
+
+
 @pytest.fixture
 def small_disk(runs) -> Iterator[Path]:
     """A tmpfs with option files and data, as root only."""

@@ -10,7 +10,7 @@ import torch
 import yaml
 from harness import Result, Run, train_arguments
 from ledger import LONG
-from test_enhance_killed import alone, arguments, is_equal  # noqa: F401  (a fixture)
+from test_enhance_killed import arguments, is_equal
 from workspaces import pairs
 
 pytestmark = pytest.mark.timeout(1800 if LONG else 240)
@@ -65,7 +65,7 @@ def test_two_trainings_of_one_name(runs, undisturbed, ledger, dice, resume):
     assert not list((runs.folder / 'experiments').glob('.SR_twice*'))
 
 
-def test_two_enhancings_into_one_place(runs, alone, ledger, dice):  # noqa: F811
+def test_two_enhancings_into_one_place(runs, alone, ledger, dice):
     number = 0
     for i in range(TIMES):
         out = runs.folder / f'twice{i}'

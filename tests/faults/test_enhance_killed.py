@@ -55,8 +55,7 @@ def images_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-@pytest.fixture(scope='module')
-def alone(runs, stereo) -> Alone:
+def enhance_alone(runs, stereo) -> Alone:
     """Twelve pairs of two sizes, and the caches of an undisturbed run."""
     windows = [(9 * i, 40 * i, *SIZES[i % 2]) for i in range(NUM_IMAGES)]
     write_pairs(runs.folder / 'enhance', stereo, windows, digits=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -18,13 +19,15 @@ from defsr.utils.stopping import StopRequest
 
 @pytest.fixture
 def run():
-    return TrainingRun(StopRequest())
+    with ExitStack() as held:
+        yield TrainingRun(StopRequest(), held)
 
 
 @pytest.fixture
 def opt(tmp_path):
     folders = ('models', 'training_states', 'visualization')
-    path = {name: str(tmp_path / name) for name in folders} | {'resume_state': None}
+    path = {name: str(tmp_path / name) for name in folders}
+    path |= {'resume_state': None, 'experiments_root': str(tmp_path)}
     networks = {'network_g': {'type': 'DEFNet'}, 'network_e': {}, 'network_t': {}}
     return {'auto_resume': True, 'num_gpu': 0, 'path': path, 'manual_seed': 0, **networks}
 
