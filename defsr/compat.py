@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 import yaml
@@ -32,6 +32,8 @@ from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
 from defsr.utils.paths import find_shipped
 
+Result = TypeVar('Result')
+
 
 def patch_pipelines(held: ExitStack) -> None:
     """Mend what BasicSR's ``train_pipeline`` and ``test_pipeline`` get wrong.
@@ -44,34 +46,40 @@ def patch_pipelines(held: ExitStack) -> None:
     Args:
         held: takes what the pipeline holds while it runs, the lock of its folder.
     """
-    from defsr.running.training_run import ANOTHER_NAME, TrainingRun, build_safe_model
-    from defsr.utils.locks import locked
+    from defsr.running.training_run import TrainingRun, build_safe_model
     from defsr.utils.stopping import StopRequest
 
     train: Any = importlib.import_module('basicsr.train')
     test: Any = importlib.import_module('basicsr.test')
     options = importlib.import_module('basicsr.utils.options')
     train.parse_options = test.parse_options = _with_safe_overrides(options)
-    run = TrainingRun(StopRequest(), held)
-    train.load_resume_state = run.load_resume_state
+    run = TrainingRun(StopRequest())
+    train.load_resume_state = _alone(held, 'experiments_root', run.load_resume_state)
     train.init_tb_logger = run.init_tb_logger
     train.create_train_val_dataloader = run.create_train_val_dataloader
     train.build_model = run.build_model
     train.copy_opt_file = _keep_options
     test.build_model = build_safe_model
     make_exp_dirs = importlib.import_module('basicsr.utils').make_exp_dirs
-
-    def make_own_dirs(opt: dict) -> None:
-        held.enter_context(locked(opt['path']['results_root'], ANOTHER_NAME))
-        make_exp_dirs(opt)
-
-    test.make_exp_dirs = make_own_dirs
+    test.make_exp_dirs = _alone(held, 'results_root', make_exp_dirs)
     _pass_on_errors_of_prefetching()
     misc: Any = importlib.import_module('basicsr.utils.misc')
     misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.
     warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
     logging.getLogger('basicsr').addFilter(_of_interest)
+
+
+def _alone(held: ExitStack, root: str, first: Callable[[dict], Result]) -> Callable[[dict], Result]:
+    """basicsr 1.4.2 lets two runs of one name work in one folder, which the second renames."""
+    from defsr.utils.locks import locked
+
+    def first_in_a_locked_folder(opt: dict) -> Result:
+        advice = 'Wait for it, stop it, or choose another `name`.'
+        held.enter_context(locked(opt['path'][root], advice))
+        return first(opt)
+
+    return first_in_a_locked_folder
 
 
 def _keep_options(opt_file: str, folder: str) -> None:

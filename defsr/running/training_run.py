@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -17,10 +16,7 @@ from defsr.running.checkpoints import Checkpoints, read_state
 from defsr.running.loaders import Loaders, build_loaders
 from defsr.running.safe_training import SafeTraining, make_safe
 from defsr.utils import distributed
-from defsr.utils.locks import locked
 from defsr.utils.stopping import StopRequest
-
-ANOTHER_NAME = 'Wait for it, stop it, or choose another `name`.'
 
 
 class TrainingRun:
@@ -31,11 +27,10 @@ class TrainingRun:
 
     Args:
         stop: asked for after each iteration.
-        held: takes the lock of the experiment, which ends with it.
     """
 
-    def __init__(self, stop: StopRequest, held: ExitStack) -> None:
-        self.stop, self.held = stop, held
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
         self.state: dict | None = None
         self.warnings: list[str] = []
         self.loaders: Loaders | None = None
@@ -45,11 +40,9 @@ class TrainingRun:
         """The state to go on from, or None; networks to load are set in ``opt['path']``.
 
         Raises:
-            ValueError: for a state that is damaged, if ``--auto_resume`` finds none whole, and if
-                another process trains in the experiment's folder.
+            ValueError: for a state that is damaged, and if ``--auto_resume`` finds none whole.
             FileNotFoundError: if ``path:resume_state`` does not exist.
         """
-        self.held.enter_context(locked(opt['path']['experiments_root'], ANOTHER_NAME))
         path = distributed.from_main(self._find_state(opt) if distributed.is_main() else None)
         opt['path']['resume_state'] = path and str(path)
         if path is None:

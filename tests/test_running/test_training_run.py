@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from contextlib import ExitStack
 
 import pytest
 import torch
@@ -19,15 +18,13 @@ from defsr.utils.stopping import StopRequest
 
 @pytest.fixture
 def run():
-    with ExitStack() as held:
-        yield TrainingRun(StopRequest(), held)
+    return TrainingRun(StopRequest())
 
 
 @pytest.fixture
 def opt(tmp_path):
     folders = ('models', 'training_states', 'visualization')
-    path = {name: str(tmp_path / name) for name in folders}
-    path |= {'resume_state': None, 'experiments_root': str(tmp_path)}
+    path = {name: str(tmp_path / name) for name in folders} | {'resume_state': None}
     networks = {'network_g': {'type': 'DEFNet'}, 'network_e': {}, 'network_t': {}}
     return {'auto_resume': True, 'num_gpu': 0, 'path': path, 'manual_seed': 0, **networks}
 
