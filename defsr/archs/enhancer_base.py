@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class Enhancer(nn.Module):
     def load_weights(
         self,
         path: str | Path,
-        param_key: str | Sequence[str] | None = None,
+        param_key: str | None = None,
         *,
         check_trained: bool = True,
     ) -> None:

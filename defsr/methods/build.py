@@ -46,7 +46,7 @@ def build_method(
     degradation: Degradation,
     *,
     needs_enhancer: bool = True,
-    param_key: str | Sequence[str] | None = None,
+    prefer: str = 'params_ema',
     option: str = 'path:pretrain_network_g',
     network: str = 'network_g',
 ) -> tuple[Method, nn.Module]:
@@ -59,8 +59,8 @@ def build_method(
         device: where they go.
         degradation: of the data, or of the photographs to be restored.
         needs_enhancer: see ``Method.from_opt``.
-        param_key: key of the weights in the file of ``network_g`` unless ``path:param_key_g``
-            says it; see ``read_weights`` for the default.
+        prefer: key of the weights in the file of ``network_g`` unless ``path:param_key_g`` says
+            it; see ``read_weights``.
         option, network: what messages call the weights and the network.
 
     Returns:
@@ -75,7 +75,6 @@ def build_method(
     net_g = build_network(opt['network_g'])
     file = path.get('pretrain_network_g')
     if file is not None:
-        key = path.get('param_key_g', param_key)
         strict = path.get('strict_load_g', True)
         wanted = trained_with(opt) if check_trained(opt) else None
         load_weights(
@@ -83,7 +82,8 @@ def build_method(
             file,
             option=option,
             network=network,
-            param_key=key,
+            param_key=path.get('param_key_g'),
+            prefer=prefer,
             strict=strict,
             trained_with=wanted,
         )

@@ -66,7 +66,7 @@ class RefSRModel(ImageValidation, SRModel):
         caches = caches_read(opt)
         cached = all(block.get(key) for block in opt['datasets'].values() for key in caches)
         self.method, net_g = build_method(
-            opt, self.device, degradation, needs_enhancer=not cached, param_key=('params',)
+            opt, self.device, degradation, needs_enhancer=not cached, prefer='params'
         )
         logger = get_root_logger()
         for name, net in self.method.frozen.items():

@@ -14,7 +14,7 @@ from defsr.methods.build import trained_with
 from defsr.methods.networks import check_trained
 from defsr.running.checkpoints import Checkpoints, save_tensors
 from defsr.utils import distributed
-from defsr.utils.weights import TRAINED_WITH, load_weights
+from defsr.utils.weights import CONTAINERS, TRAINED_WITH, load_weights
 
 
 class SafeNetworks(BaseModel):
@@ -42,22 +42,28 @@ class SafeNetworks(BaseModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
     ) -> None:
-        """As BasicSR's, without running a checkpoint's code; ValueError if it does not fit."""
+        """As BasicSR's, without running a checkpoint's code; ValueError if it does not fit.
+
+        Which state dict it is ``path:param_key_*`` says, and no other is taken. Without it, and for
+        the moving average, ``read_weights`` finds it.
+        """
+        is_average = net is getattr(self, 'net_g_ema', None)
         net = self.get_bare_model(net)
         paths = self.opt['path']
         option = next((key for key, path in paths.items() if path == load_path), 'path')
         network = f'network_{option[-1]}'
-        keys = None if param_key is None else (param_key, 'params')
+        key = paths.get(f'param_key_{option[-1]}')
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}.')
         # the moving average lies in the file of the network, which comes first
-        is_first = network == 'network_g' and param_key != 'params_ema'
+        is_first = network == 'network_g' and not is_average
         wanted = trained_with(self.opt) if is_first and check_trained(self.opt) else None
         load_weights(
             net,
             load_path,
             option=f'path:{option}',
             network=network,
-            param_key=keys,
+            param_key=None if is_average and key in CONTAINERS else key,
+            prefer='params_ema' if is_average else 'params',
             strict=strict,
             trained_with=wanted,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,30 @@ from torch import Tensor, nn
 from defsr.utils.fingerprints import differences
 from defsr.utils.paths import find_pretrained
 
-CONTAINERS = ('params_ema', 'ema', 'params')
+CONTAINERS = ('params_ema', 'ema', 'params', 'state_dict')
 TRAINED_WITH = 'trained_with'
 _FOREIGN = re.compile(r'GLOBAL (\S+)')
 
 
 def read_weights(
-    file: str | Path, *, option: str, param_key: str | Sequence[str] | None = None
+    file: str | Path, *, option: str, param_key: str | None = None, prefer: str = CONTAINERS[0]
 ) -> dict[str, Tensor]:
     """A weight file -> its state dict, on the CPU, without the ``module.`` of parallel training.
 
     Args:
         file: a path, or a name in ``experiments/pretrained_models``.
         option: what the user sets to the file, for messages, as ``path:pretrain_network_g``.
-        param_key: key of the state dict in the file; of several the first that is there. None:
-            ``params_ema``, ``ema`` or ``params``, the first that is there, else the file is a
-            bare state dict.
+        param_key: key of the state dict in the file. None: ``prefer``, or else ``params_ema``,
+            ``ema``, ``params`` or ``state_dict``, the first that is there; without any of them the
+            file is a bare state dict.
+        prefer: see ``param_key``.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, holds more than plain tensors, or no state dict.
     """
     path = find_pretrained(file, option)
-    return state_dict_of(read_checkpoint(path, option=option), path, option, param_key)
+    return state_dict_of(read_checkpoint(path, option=option), path, option, param_key, prefer)
 
 
 def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
@@ -66,24 +67,22 @@ def state_dict_of(
     content: Mapping[str, Any],
     file: str | Path,
     option: str,
-    param_key: str | Sequence[str] | None = None,
+    param_key: str | None = None,
+    prefer: str = CONTAINERS[0],
 ) -> dict[str, Tensor]:
     """The state dict in what ``read_checkpoint`` returned. Arguments, errors: ``read_weights``."""
-    found = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
-    if param_key is None:
-        wanted = found[:1]
-    else:
-        keys = (param_key,) if isinstance(param_key, str) else tuple(param_key)
-        wanted = [key for key in keys if isinstance(content.get(key), Mapping)]
-        if not wanted:
-            key_option = option.replace('pretrain_network', 'param_key')
-            hint = f' Change {key_option}.' if key_option != option else ''
-            has = found or ('none, it is a bare state dict' if _is_state(content) else 'none')
-            raise ValueError(
-                f'{option} is {file}, which has no state dict `{"` or `".join(keys)}`; '
-                f'it has {has}.{hint}'
-            )
-    state = content[wanted[0]] if wanted else content
+    names = dict.fromkeys((prefer, *CONTAINERS))
+    found = [key for key in names if isinstance(content.get(key), Mapping)]
+    if param_key is not None and not isinstance(content.get(param_key), Mapping):
+        key_option = option.replace('pretrain_network', 'param_key')
+        right = found[0] if found else '~'
+        hint = f' Set {key_option}: {right}.' if key_option != option else ''
+        has = ', '.join(found) or ('a bare one' if _is_state(content) else 'none')
+        raise ValueError(
+            f'{option} is {file}, which has no state dict `{param_key}`, but {has}.{hint}'
+        )
+    key = param_key or (found[0] if found else None)
+    state = content if key is None else content[key]
     if not _is_state(state):
         raise ValueError(
             f'{option} is {file}, which holds no state dict; its keys are '
@@ -98,7 +97,8 @@ def load_weights(
     *,
     option: str,
     network: str,
-    param_key: str | Sequence[str] | None = None,
+    param_key: str | None = None,
+    prefer: str = CONTAINERS[0],
     strict: bool = True,
     trained_with: Mapping[str, Any] | None = None,
 ) -> None:
@@ -107,7 +107,7 @@ def load_weights(
     Args:
         net: to load into. If its class has ``from_official(state)``, a file of another layout is
             passed through it: it returns the state dict as the network names it.
-        file, option, param_key: see ``read_weights``.
+        file, option, param_key, prefer: see ``read_weights``.
         network: the network's block in the option file, as ``network_g``.
         strict: False: load what has a name and a shape of the network's, leave the rest.
         trained_with: options that the file has to have been trained with, as JSON holds them; see
@@ -119,7 +119,7 @@ def load_weights(
     """
     path = find_pretrained(file, option)
     content = read_checkpoint(path, option=option)
-    state = state_dict_of(content, path, option, param_key)
+    state = state_dict_of(content, path, option, param_key, prefer)
     if trained_with is not None:
         check_trained_with(content, trained_with, path, option)
     wanted = net.state_dict()
@@ -175,7 +175,7 @@ def check_same_layout(
     option: str,
     network: str,
 ) -> None:
-    """Refuse a state dict that does not fit a network, or that has values that are no numbers.
+    """Refuse a state dict that does not fit a network, or that has values that are not finite.
 
     Args:
         file: where ``state`` came from, for the message.
@@ -186,7 +186,8 @@ def check_same_layout(
 
     Raises:
         ValueError: with the number and the first three of the keys that are missing, unexpected,
-            or of another shape; for NaN, with the first key that has some.
+            or of another shape; with the first key whose tensor is no dense one of the network's
+            kind, or has values that are NaN or infinite.
     """
     both = [key for key in wanted if key in state]
     wrong = {
@@ -205,11 +206,24 @@ def check_same_layout(
             f'{"; ".join(parts)}. Change the options of {network}, or {option}.'
         )
     for key in both:
-        if bool(torch.isnan(state[key]).any()):
+        kind = _kind(state[key])
+        if kind != _kind(wanted[key]):
             raise ValueError(
-                f'{option} is {file}, where {key} has values that are no numbers (NaN). '
+                f'{option} is {file}, where {key} is {kind}, but must be {_kind(wanted[key])}. '
+                'Give a file of weights as training writes it.'
+            )
+        if not bool(torch.isfinite(state[key]).all()):
+            raise ValueError(
+                f'{option} is {file}, where {key} has values that are NaN or infinite. '
                 'Its training went astray: give an earlier checkpoint.'
             )
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        how = 'without values' if tensor.is_meta else str(tensor.layout).removeprefix('torch.')
+        return f'a tensor {how}' if tensor.is_meta else f'{how} {tensor.dtype}'
+    return 'of floating point' if tensor.is_floating_point() else f'{tensor.dtype}'
 
 
 def _is_state(content: Mapping) -> bool:

@@ -168,7 +168,7 @@ def test_the_key_of_the_weights_counts(tmp_path):
         opt = {'network_g': {'type': 'Blend'}, 'path': path | more}
         assert float(Restorer.build(opt, CPU, MATLAB).net_g.share) == share
     opt['path']['param_key_g'] = 'ema'
-    with pytest.raises(ValueError, match='no state dict `ema`.*Change path:param_key_g'):
+    with pytest.raises(ValueError, match='no state dict `ema`.*Set path:param_key_g: params_ema'):
         Restorer.build(opt, CPU, MATLAB)
 
 
