@@ -220,10 +220,13 @@ def check_same_layout(
 
 
 def _kind(tensor: Tensor) -> str:
-    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
-        how = 'without values' if tensor.is_meta else str(tensor.layout).removeprefix('torch.')
-        return f'a tensor {how}' if tensor.is_meta else f'{how} {tensor.dtype}'
-    return 'of floating point' if tensor.is_floating_point() else f'{tensor.dtype}'
+    if tensor.is_meta:
+        return 'a tensor without values'
+    if tensor.is_quantized:
+        return 'a quantized tensor'
+    if tensor.layout != torch.strided:
+        return f'a {str(tensor.layout).removeprefix("torch.")} tensor'
+    return 'of floating point' if tensor.is_floating_point() else f'of {tensor.dtype}'
 
 
 def _is_state(content: Mapping) -> bool:

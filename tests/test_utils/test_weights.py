@@ -122,6 +122,26 @@ def test_layout():
         check(state(1, **{'conv.bias': torch.ones(3)}), state(1, a=torch.ones(1)))
 
 
-def test_numbers():
-    with pytest.raises(ValueError, match=r'where conv.weight has values that are no numbers'):
-        check(state(float('nan')), state(1))
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+def test_values_that_are_not_finite(value):
+    with pytest.raises(ValueError, match='where conv.weight has values that are NaN or infinite'):
+        check(state(float(value)), state(1))
+
+
+@pytest.mark.parametrize(
+    ('change', 'kind'),
+    [
+        (lambda x: x.to_sparse(), 'a sparse_coo tensor'),
+        (lambda x: x.to_sparse_csr(), 'a sparse_csr tensor'),
+        (lambda x: x.to('meta'), 'a tensor without values'),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), 'a quantized tensor'),
+        (lambda x: x.to(torch.int8), 'of torch.int8'),
+        (lambda x: x.bool(), 'of torch.bool'),
+        (lambda x: x.cfloat(), 'of torch.complex64'),
+    ],
+)
+def test_tensors_of_another_kind(change, kind):
+    wrong = state(1) | {'conv.weight': change(state(1)['conv.weight'])}
+    with pytest.raises(ValueError, match=f'conv.weight is {kind}, but must be of floating point'):
+        check(wrong, state(1))
+    check({key: value.half() for key, value in state(1).items()}, state(1))
