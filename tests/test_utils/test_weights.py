@@ -125,7 +125,7 @@ def test_layout():
 @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
 def test_values_that_are_not_finite(value):
     with pytest.raises(ValueError, match='where conv.weight has values that are NaN or infinite'):
-        check(state(float(value)), state(1))
+        check(state(float(value)), state(1.0))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_values_that_are_not_finite(value):
     ],
 )
 def test_tensors_of_another_kind(change, kind):
-    wrong = state(1) | {'conv.weight': change(state(1)['conv.weight'])}
+    wrong = state(1.0) | {'conv.weight': change(state(1.0)['conv.weight'])}
     with pytest.raises(ValueError, match=f'conv.weight is {kind}, but must be of floating point'):
-        check(wrong, state(1))
-    check({key: value.half() for key, value in state(1).items()}, state(1))
+        check(wrong, state(1.0))
+    check({key: value.half() for key, value in state(1.0).items()}, state(1.0))
