@@ -18,7 +18,7 @@ from defsr.methods.from_references import FromReferences
 from defsr.methods.matched import Matched
 from defsr.methods.networks import arrange, arrange_image, check_trained, count_parameters
 from defsr.methods.single_image import SingleImage
-from defsr.utils.checks import check_choice
+from defsr.utils.checks import check_choice, check_finite
 from defsr.utils.fingerprints import plain, with_defaults
 from defsr.utils.weights import load_weights
 
@@ -139,10 +139,11 @@ class Restorer:
     ) -> Tensor:
         """lq (1,3,h,w), refs [(1,3,H',W')], all in [0, 1] -> (1,3,scale*h,scale*w).
 
-        Other tiles than the constructor's if given.
+        Other tiles than the constructor's if given. FloatingPointError for a result that is NaN or
+        infinite somewhere.
         """
         with torch.no_grad():
-            return self.method.super_resolve(
+            sr = self.method.super_resolve(
                 self.net_g,
                 arrange_image(lq, self.device),
                 [Reference(arrange_image(ref, self.device)) for ref in refs],
@@ -150,3 +151,5 @@ class Restorer:
                 overlap=self.overlap if overlap is None else overlap,
                 progress=progress,
             ).sr
+        check_finite(sr, 'The result', 'the weights')
+        return sr

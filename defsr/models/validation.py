@@ -101,10 +101,8 @@ class ImageValidation(BaseModel):
         self._report(dataset_name, current_iter, tb_logger, rows, metrics)
 
     def _measure(self, metrics: Mapping[str, Mapping], with_bicubic: bool) -> dict:
-        """Metrics of the result, and of the bicubic baseline; nothing without GT."""
-        if self.gt is None:
-            return {}
-        gt = tensor2img(self.gt)
+        """Metrics of the result, and of the bicubic baseline; without GT those that need none."""
+        gt = None if self.gt is None else tensor2img(self.gt)
         row = metric_values(tensor2img(self.output), gt, metrics)
         if with_bicubic:
             start = time.perf_counter()

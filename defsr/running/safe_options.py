@@ -9,7 +9,8 @@ from typing import Any
 from defsr.utils.checks import check_above, check_choice, check_int
 
 NONFINITE = ('stop', 'skip')
-SAFE_TRAIN_KEYS = ('grad_clip_norm', 'nonfinite', 'max_nonfinite')
+RESUME_WITH = ('state', 'file')
+SAFE_TRAIN_KEYS = ('grad_clip_norm', 'nonfinite', 'max_nonfinite', 'resume_with')
 LOGGER_KEYS = ('keep_last', 'keep_best')
 
 
@@ -24,6 +25,7 @@ class SafeOptions:
     grad_clip_norm: float | None = None
     nonfinite: str = 'stop'
     max_nonfinite: int = 100
+    resume_with: str = 'state'
     keep_last: int | None = None
     keep_best: str | None = None
 
@@ -32,6 +34,7 @@ class SafeOptions:
             check_above('train:grad_clip_norm', self.grad_clip_norm, 0)
         check_choice('train:nonfinite', self.nonfinite, NONFINITE)
         check_int('train:max_nonfinite', self.max_nonfinite, 0, or_float=True)
+        check_choice('train:resume_with', self.resume_with, RESUME_WITH)
         if self.keep_last is not None:
             check_int('logger:keep_last', self.keep_last, 1)
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from defsr.running.checkpoints import Checkpoints, ValidationRecord, save_tensors
 from defsr.running.epochs import EpochClock
+from defsr.running.resuming import Settings
 from defsr.running.safe_networks import SafeNetworks
 from defsr.running.safe_options import SafeOptions, model_options
 from defsr.running.sharded_validation import ShardedValidation
@@ -217,6 +218,7 @@ class SafeTraining(SafeNetworks, ShardedValidation):
                 'images_done': self.clock.images_done(epoch, current_iter),
                 'manual_seed': self.opt['manual_seed'],
                 'num_nonfinite': self.num_nonfinite,
+                'ema_decay': self._ema_decay(),
             },
         }
         save_tensors(state, path)
@@ -225,12 +227,17 @@ class SafeTraining(SafeNetworks, ShardedValidation):
     def resume_training(self, resume_state: dict) -> None:
         """As BasicSR's; best values too, and the validation that the end of the run cut off.
 
+        Where the option file says another learning rate, schedule or optimizer than the state, the
+        log says which is in force: the state's, or the file's with ``train:resume_with: file``.
+
         Raises:
             ValueError: if the optimizers have other parameters, or have them in another order.
         """
         for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=False):
             _check_parameters(optimizer, saved)
+        of_file = self._settings()
         super().resume_training(resume_state)
+        self._settle(of_file, resume_state.get('defsr', {}))
         self.current_iter = resume_state['iter']
         self._delete_old(self.current_iter)
         self.num_nonfinite = resume_state.get('defsr', {}).get('num_nonfinite', 0)
@@ -242,6 +249,33 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         if val_opt is not None and self.current_iter % val_opt['val_freq'] == 0:
             for loader in self.val_loaders:
                 self.validation(loader, self.current_iter, self.tb_logger, val_opt['save_img'])
+
+    def _settings(self) -> Settings:
+        names = {id(value): key.replace('optimizer', 'optim') for key, value in vars(self).items()}
+        return Settings({names[id(o)]: o for o in self.optimizers}, self.schedulers)
+
+    def _ema_decay(self) -> float:
+        return float(getattr(self, 'ema_decay', 0))
+
+    def _settle(self, of_file: Settings, known: Mapping[str, Any]) -> None:
+        """Say what the file and the state have differently, and put one of them into force."""
+        found = of_file.differences(self._settings())
+        force = "The state's are in force; train:resume_with: file takes the file's."
+        if self.safe.resume_with == 'file':
+            force = "The file's are in force."
+            if found:
+                of_file.restore()
+        if found:
+            told = (f'{key} is {here} here, {there} there' for key, (here, there) in found.items())
+            get_root_logger().warning(
+                f'The training state was written with other options: {"; ".join(told)}. {force}'
+            )
+        decay, saved_decay = self._ema_decay(), known.get('ema_decay')
+        if saved_decay not in (None, decay):
+            get_root_logger().warning(
+                f'train:ema_decay is {decay}, which is in force; the training state was written '
+                f'with {saved_decay}.'
+            )
 
     def validation(
         self,

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from defsr.metrics.scores import needs_gt
 from defsr.running.checkpoints import ValidationRecord
 from defsr.running.safe_options import SafeOptions
 from defsr.running.shards import Board, Shard, ShardLoader, gather_means
 from defsr.utils import distributed
+from defsr.utils.checks import check_finite
 from defsr.utils.stopping import StopRequest
 
 
@@ -32,6 +37,7 @@ class ShardedValidation(BaseModel):
     current_iter: int
     record: ValidationRecord
     metric_results: dict[str, float]
+    output: Tensor
     _means: dict[str, float]
     _shard: Shard | None = None
 
@@ -57,7 +63,7 @@ class ShardedValidation(BaseModel):
                 return
         rank, world_size = get_dist_info()
         shard = ShardLoader(dataloader, rank, world_size, self.stop)
-        with self._bare_networks():
+        with self._bare_networks(), self._metrics_of(shard.dataset):
             self._validate(shard, current_iter, tb_logger, save_img)
 
     def _validate(
@@ -66,6 +72,11 @@ class ShardedValidation(BaseModel):
         self._shard, self._means = shard.dataset, {}
         try:
             self.nondist_validation(shard, current_iter, tb_logger, save_img)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f'A metric of {shard.dataset.opt["name"]} cannot be computed ({error}): NIQE wants '
+                'results of at least 96x192 pixels that are not flat. Remove it from val:metrics.'
+            ) from error
         finally:
             self._shard = None
         if not self.is_train:
@@ -77,6 +88,32 @@ class ShardedValidation(BaseModel):
             if tb_logger:
                 tb_logger.flush()  # what is recorded is not logged again
             self.record.save()
+
+    def test(self) -> None:
+        """As the model's; FloatingPointError for a result that is NaN or infinite somewhere."""
+        super().test()
+        if isinstance(getattr(self, 'output', None), Tensor):
+            check_finite(self.output, 'The result', 'path:pretrain_network_g')
+
+    @contextmanager
+    def _metrics_of(self, dataset: Any) -> Iterator[None]:
+        """Without ground truths only metrics that need none; the others are named."""
+        val = self.opt['val']
+        given = val.get('metrics')
+        if hasattr(self, 'metric_results'):
+            del self.metric_results  # of the data set before, whose names BasicSR would keep
+        if given and dataset.opt.get('dataroot_gt') is None:
+            left_out = [name for name, metric in given.items() if needs_gt(metric)]
+            val['metrics'] = {k: v for k, v in given.items() if k not in left_out} or None
+            if left_out:
+                get_root_logger().warning(
+                    f'{dataset.opt["name"]} has no ground truth: {", ".join(left_out)} '
+                    f'{"is" if len(left_out) == 1 else "are"} left out.'
+                )
+        try:
+            yield
+        finally:
+            val['metrics'] = given
 
     def _update_best_metric_result(
         self, dataset_name: str, metric: str, val: float, current_iter: int | str

@@ -18,6 +18,14 @@ from defsr.running.safe_training import SafeTraining, make_safe
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
 
+STATES = 'training_states'
+
+
+def checkpoints_around(states: Path) -> Checkpoints:
+    """Those whose training states lie in a folder; their networks in ``models`` beside it."""
+    absolute = states.absolute()
+    return Checkpoints(absolute.with_name('models') if absolute.name == STATES else states, states)
+
 
 class TrainingRun:
     """One run of BasicSR's ``train_pipeline``, seen from the functions that it calls.
@@ -41,7 +49,7 @@ class TrainingRun:
 
         Raises:
             ValueError: for a state that is damaged, and if ``--auto_resume`` finds none whole.
-            FileNotFoundError: if ``path:resume_state`` does not exist.
+            FileNotFoundError: if ``path:resume_state`` or the networks beside it do not exist.
         """
         path = distributed.from_main(self._find_state(opt) if distributed.is_main() else None)
         opt['path']['resume_state'] = path and str(path)
@@ -53,6 +61,7 @@ class TrainingRun:
         frozen = method_class(opt).blocks if 'network_g' in opt else ()
         opt['path']['ignore_resume_networks'] = [*ignored, *frozen]
         check_resume(opt, self.state['iter'])
+        self._take_networks(opt, Path(path))
         if opt.get('seed_was_drawn') and 'defsr' in self.state:
             opt['manual_seed'] = self.state['defsr']['manual_seed']
         for name in ('models', 'training_states', 'visualization'):
@@ -76,16 +85,46 @@ class TrainingRun:
         if given is None:
             return None
         path = Path(given)
+        if path.is_dir():
+            return self._newest_in(path)
         if not path.is_file():
             raise FileNotFoundError(f'path:resume_state is {given}, which does not exist.')
-        if path.parent.resolve() == checkpoints.states.resolve() and path.stem.isdecimal():
-            fault = checkpoints.fault_of(int(path.stem))
+        if path.stem.isdecimal():
+            fault = checkpoints_around(path.parent).fault_of(int(path.stem))
             if fault:
                 raise ValueError(
                     f'path:resume_state is {given}, which cannot be resumed: {fault}. '
-                    'Use --auto_resume to take the newest whole checkpoint.'
+                    'Name its folder to take the newest whole checkpoint in it.'
                 )
         return path
+
+    def _newest_in(self, folder: Path) -> Path:
+        """Of a folder of training states, or of the experiment that has one."""
+        states = folder / STATES if (folder / STATES).is_dir() else folder
+        checkpoints = checkpoints_around(states)
+        newest, self.warnings = checkpoints.newest()
+        if newest is None:
+            why = self.warnings[0] if self.warnings else 'There is none.'
+            raise ValueError(
+                f'path:resume_state is {folder}, a folder without a whole checkpoint. {why}'
+            )
+        return checkpoints.state_path(newest)
+
+    def _take_networks(self, opt: dict, state_path: Path) -> None:
+        """The networks that were saved with the state, wherever it lies; BasicSR looks here."""
+        assert self.state is not None
+        models, current_iter = checkpoints_around(state_path.parent).models, self.state['iter']
+        for name in [key for key in opt if key.startswith('network_')]:
+            if name in opt['path']['ignore_resume_networks']:
+                continue
+            label = name.removeprefix('network_')
+            file = models / f'net_{label}_{current_iter}.pth'
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f'path:resume_state is {state_path}, but {file}, which was saved with it, is '
+                    f'not there. Copy both, or start anew from weights (path:pretrain_{name}).'
+                )
+            opt['path'] |= {f'pretrain_{name}': str(file), f'param_key_{label}': None}
 
     @master_only
     def init_tb_logger(self, log_dir: str) -> SummaryWriter:

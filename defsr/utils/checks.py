@@ -117,6 +117,21 @@ def check_divisible(name: str, x: Tensor, scale: int) -> Tensor:
     return x
 
 
+def check_finite(x: Tensor, what: str, weights: str) -> None:
+    """FloatingPointError if an image that a network made has values that are NaN or infinite.
+
+    Args:
+        x: the image.
+        what: it is, for the message.
+        weights: the option that names the network's weights.
+    """
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError(
+            f'{what} has values that are NaN or infinite: {weights} may have gone astray in '
+            'training. Give an earlier checkpoint, and fp32 as precision.'
+        )
+
+
 def check_image(name: str, x: Tensor, num_ch: int = 3) -> Tensor:
     """Return ``x`` if it is a float (N, num_ch, H, W) tensor; ValueError if not."""
     if x.ndim != 4 or x.shape[1] != num_ch or not x.is_floating_point():

@@ -172,6 +172,16 @@ def test_the_key_of_the_weights_counts(tmp_path):
         Restorer.build(opt, CPU, MATLAB)
 
 
+def test_a_result_that_is_not_finite_is_none(tmp_path):
+    torch.save({'share': torch.tensor(3e38)}, tmp_path / 'g.pth')
+    opt = {'network_g': {'type': 'Blend'}, 'path': {'pretrain_network_g': str(tmp_path / 'g.pth')}}
+    restorer = Restorer.build(opt, CPU, MATLAB)
+    with torch.no_grad():
+        restorer.net_g.share *= 10
+    with pytest.raises(FloatingPointError, match='NaN or infinite'):
+        restorer(torch.rand(1, 3, 8, 8), [torch.rand(1, 3, 32, 32)])
+
+
 def test_published_weights_go_through_the_networks_own_names(tmp_path):
     torch.save({'alpha': torch.tensor([0.25])}, tmp_path / 'official.pth')
     path = {'pretrain_network_g': str(tmp_path / 'official.pth')}

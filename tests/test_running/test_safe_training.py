@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
-from workspaces import loader_of, train, weights, with_gan
+from workspaces import loader_of, train, weights, with_gan, write_pairs
 
 from defsr.running.safe_training import NonFiniteError, SafeTraining, make_safe
 from defsr.running.training_run import build_safe_model
@@ -166,7 +167,8 @@ def test_resumed_it_is_what_it_was(opt, tmp_path):
     names = {p.name for p in (tmp_path / 'models').iterdir()}
     assert names == {'net_g_3.pth', 'net_d_3.pth'}
     state = torch.load(tmp_path / 'training_states/3.state', weights_only=False)
-    assert state['defsr'] == {'images_done': 1, 'manual_seed': 0, 'num_nonfinite': 4}
+    known = {'images_done': 1, 'manual_seed': 0, 'num_nonfinite': 4, 'ema_decay': 0.9}
+    assert state['defsr'] == known
 
     for net in 'gd':
         opt['path'][f'pretrain_network_{net}'] = str(tmp_path / f'models/net_{net}_3.pth')
@@ -175,6 +177,71 @@ def test_resumed_it_is_what_it_was(opt, tmp_path):
     assert torch.equal(weights(again.net_g), weights(model.net_g))
     assert torch.equal(weights(again.net_g_ema), weights(model.net_g_ema))
     assert again.num_nonfinite == 4
+
+
+@pytest.mark.parametrize(('resume_with', 'rate'), [(None, 2e-3), ('state', 2e-3), ('file', 1e-5)])
+def test_which_learning_rate_is_in_force_is_said(opt, tmp_path, caplog, resume_with, rate):
+    opt['train']['optim_g']['lr'] = 2e-3
+    model = build_safe_model(opt)
+    train(model, opt, 1, 1)
+    model.save(epoch=0, current_iter=1)
+    state = torch.load(tmp_path / 'training_states/1.state', weights_only=False)
+    opt['train']['optim_g']['lr'] = 1e-5
+    opt['train'] |= {'resume_with': resume_with, 'ema_decay': 0.5}
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'models/net_g_1.pth')
+    again = build_safe_model(opt)
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(caplog.handler)
+    again.resume_training(state)
+    logger.removeHandler(caplog.handler)
+    whose = "file's" if resume_with == 'file' else "state's"
+    assert f'train:optim_g:lr is 1e-05 here, 0.002 there. The {whose} are in force' in caplog.text
+    assert 'train:ema_decay is 0.5, which is in force; the training state was' in caplog.text
+    again.update_learning_rate(2)
+    assert again.get_current_learning_rate() == [rate]
+
+
+def single_image(opt):
+    """The same data for BasicSR's SRModel."""
+    network = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1}
+    return opt | {'model_type': 'SRModel', 'network_g': network | {'upscale': 4}}
+
+
+@pytest.mark.parametrize('change', [dict, single_image], ids=['DEF', 'SR'])
+def test_without_ground_truth_metrics_that_need_none_remain(opt, caplog, change):
+    """With a data set before and after that has one: each gets all it can."""
+    opt = change(opt) | {'is_train': False}
+    opt['val']['metrics']['niqe'] = {'type': 'calculate_niqe', 'crop_border': 0}
+    opt['path']['pretrain_network_g'] = None
+    folder = Path(opt['datasets']['val']['dataroot_gt'])
+    for path in folder.iterdir():
+        path.unlink()
+    write_pairs(folder.parent, [torch.rand(3, 96, 192)] * 2, [(0, 0, 96, 192)])
+    whole = opt['datasets']['val']
+    opt['datasets']['real'] = whole | {'name': 'real', 'dataroot_lq': whole['dataroot_gt']}
+    del opt['datasets']['real']['dataroot_gt']
+    model = build_safe_model(opt)
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(caplog.handler)
+    found = {}
+    for phase in ('val', 'real', 'val'):
+        model.validation(loader_of(opt, phase), 'x', None, save_img=False)
+        found.setdefault(phase, []).append(set(model.metric_results))
+    logger.removeHandler(caplog.handler)
+    assert found == {'val': [{'psnr', 'ssim', 'niqe'}] * 2, 'real': [{'niqe'}]}
+    assert caplog.text.count('real has no ground truth: psnr, ssim are left out.') == 1
+
+
+@pytest.mark.parametrize('change', [dict, single_image], ids=['DEF', 'SR'])
+@pytest.mark.parametrize('value', [3e38, float('inf')])
+def test_a_result_that_is_not_finite_is_none(opt, change, value):
+    opt = change(opt) | {'is_train': False}
+    model = build_safe_model(opt)
+    with torch.no_grad():
+        for parameter in model.net_g.parameters():
+            parameter.fill_(value)
+    with pytest.raises(FloatingPointError, match='result has values that are NaN or infinite'):
+        model.validation(loader_of(opt, 'val'), 'x', None, save_img=True)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,7 +96,44 @@ def test_the_state_that_was_asked_for_must_be_whole(run, opt):
     opt['path']['resume_state'] = str(store.state_path(8))
     assert run.load_resume_state(opt)['iter'] == 8
     (store.models / 'net_g_8.pth').unlink()
-    with pytest.raises(ValueError, match='8.state, which cannot be resumed: net_.*auto_resume'):
+    with pytest.raises(ValueError, match='8.state, which cannot be resumed: net_.*Name its folder'):
+        run.load_resume_state(opt)
+
+
+def test_of_a_folder_the_newest_whole_state_is_taken(run, opt, tmp_path):
+    store = write(opt, 8)
+    write(opt, 16)
+    store.state_path(16).write_bytes(store.state_path(16).read_bytes()[:100])
+    opt |= {'auto_resume': False}
+    for folder in (store.states, tmp_path):  # that of the states, and the experiment's
+        opt['path']['resume_state'] = str(folder)
+        assert run.load_resume_state(opt)['iter'] == 8
+        assert '16 is damaged' in run.warnings[0]
+    opt['path']['resume_state'] = str(store.models)
+    with pytest.raises(ValueError, match='models, a folder without a whole checkpoint'):
+        run.load_resume_state(opt)
+
+
+@pytest.mark.parametrize('beside', ['models', 'training_states'])
+def test_another_runs_state_brings_its_own_networks(run, opt, tmp_path, beside):
+    """Into an experiment of another name, which may have networks of the same iteration."""
+    write(opt, 8)
+    other = {
+        'path': {name: str(tmp_path / 'other' / name) for name in ('models', 'training_states')}
+    }
+    store = write(other, 8)
+    opt |= {'auto_resume': False}
+    opt['path'] |= {'resume_state': str(store.state_path(8)), 'param_key_g': 'params_ema'}
+    run.load_resume_state(opt)
+    assert opt['path']['pretrain_network_g'] == str(store.models / 'net_g_8.pth')
+    assert opt['path']['param_key_g'] is None
+    if beside == 'training_states':  # both were copied into one folder
+        opt['path']['resume_state'] = str(store.states.rename(tmp_path / 'copied') / '8.state')
+        (store.models / 'net_g_8.pth').rename(tmp_path / 'copied/net_g_8.pth')
+        run.load_resume_state(opt)
+        assert opt['path']['pretrain_network_g'] == str(tmp_path / 'copied/net_g_8.pth')
+    Path(opt['path']['pretrain_network_g']).unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match='net_.*8.pth'):
         run.load_resume_state(opt)
 
 
