@@ -61,7 +61,8 @@ setup(
         'pyyaml',
         'tb-nightly',
         'matplotlib',  # result pictures
-        'pillow',  # EXIF, profiles, and the PIL degradation; comes with basicsr anyway
+        'pillow>=11',  # EXIF, XMP, profiles, and the PIL degradation; comes with basicsr anyway
+        'setuptools; python_version >= "3.12"',  # basicsr 1.4.2 imports distutils
         'scipy>=1.15',  # intervals of the benchmark's differences; comes with basicsr anyway
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
