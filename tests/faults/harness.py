@@ -27,6 +27,7 @@ SCRIPTS = {
     'create_lmdb': ('-m', 'defsr.tools.create_lmdb'),
     'enhance': (str(REPOSITORY / 'defsr/tools/enhance.py'),),
     'benchmark': ('-m', 'defsr.tools.benchmark'),
+    'test': (str(REPOSITORY / 'defsr/test.py'),),
 }
 _LOSSES = re.compile(r'iter: +(\d+), .*?\(data\): [\d.]+ \([\d.]+\)\] (.*)')
 

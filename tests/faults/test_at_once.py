@@ -78,6 +78,33 @@ def test_two_enhancings_into_one_place(runs, alone, ledger, dice):
     assert number > 0
 
 
+def test_two_tests_into_one_results_folder(runs, undisturbed, dice):
+    """The second archives the folder of the first, or is refused; both numbers are those of one."""
+    weights = undisturbed('SR').experiment / 'models/net_g_latest.pth'
+    opt = yaml.safe_load((runs.folder / 'SR.yml').read_text())
+    val = opt['datasets'].pop('val')
+    kept = {key: opt[key] for key in ('model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g')}
+    kept['datasets'] = {'test': val}
+    kept['path'] = {'pretrain_network_g': str(weights), 'strict_load_g': True}
+    kept['val'] = {'save_img': True, 'suffix': None, 'metrics': opt['val']['metrics']}
+
+    def tested(name: str, number: int, delay: float) -> dict[str, bytes]:
+        (runs.folder / f'{name}.yml').write_text(yaml.safe_dump(kept | {'name': name}))
+        start = lambda: runs.start('test', '-opt', f'{name}.yml')  # noqa: E731
+        if number == 1:
+            start().wait_well()
+        else:
+            refused(both(start, delay))
+        folder = runs.folder / 'results' / name / 'visualization'
+        found = {path.name: path.read_bytes() for path in folder.rglob('*.png')}
+        return {name_.replace(name, ''): content for name_, content in found.items()}
+
+    expected = tested('tested_alone', 1, 0)
+    assert len(expected) == 3
+    for i in range(TIMES):
+        assert tested(f'tested_{i}', 2, dice.uniform(0, 1.0) if i else 0) == expected
+
+
 def test_two_benchmarks_of_one_name_share_the_work(runs, dice):
     """Each row is measured by one or by both, and is what one alone measures."""
     network = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}
