@@ -1,9 +1,13 @@
-"""Counting the bytes of tensors, exactly and on any machine."""
+"""Counting the bytes of tensors, exactly and on any machine, and those of a piece of work."""
 
 from __future__ import annotations
 
+import re
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 
+from processes import outcome_in_fork
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,3 +45,23 @@ class TensorBytes(TorchDispatchMode):
 
 def _storages(tree: object) -> list:
     return [x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def peak_of(work: Callable[[], object]) -> tuple[str, int]:
+    """What ``work`` returns or raises, as text, and the bytes that it added to a forked process."""
+
+    def measured() -> tuple[str, int]:
+        Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+        before = resident_peak()
+        try:
+            told = str(work())
+        except ValueError as error:
+            told = f'ValueError: {error}'
+        return told, resident_peak() - before
+
+    return outcome_in_fork(measured)
+
+
+def resident_peak() -> int:
+    """The most bytes of memory that this process has held (Linux)."""
+    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024

@@ -1,22 +1,27 @@
-"""What an image file says before it is decoded: its size, and whether all of it is there."""
+"""What an image file says before it is decoded: its size, and whether all of it is there.
+
+The size is the one that the decoder will make room for, whatever else a file says of itself.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 import struct
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import DecompressionBombError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_MEGAPIXELS = 128.0
 KNOWN = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
 _JPEG_SIZE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # "start of frame" markers
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 256, 257, 274  # tags
+_TIFF_TILE = (322, 323)
+_TIFF_KINDS = {1: 'B', 3: 'H', 4: 'I', 8: 'h', 9: 'i', 16: 'Q'}  # of whole numbers
+_MOST_TILE = 2**24  # pixels of a tile that is larger than the image
+_RLE_PIXELS = 128  # that a byte of a BMP can stand for, at most
 _SHORTEST = 26  # bytes, the head of a WebP or BMP file
 
 
@@ -112,7 +117,10 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 
 def _bmp_size(content: bytes) -> tuple[int, int]:
-    return BmpImageFile(io.BytesIO(content)).size[::-1]
+    bmp = BmpImageFile(io.BytesIO(content))
+    if bmp.width * bmp.height > _RLE_PIXELS * len(content):
+        raise _CutOffError
+    return bmp.size[::-1]
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -122,17 +130,33 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _tiff_size(content: bytes) -> tuple[int, int]:
-    """Of the first page. Pillow's class of TIFF images knows fewer kinds than OpenCV decodes."""
-    file, is_big = io.BytesIO(content), b'+' in content[2:4]
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of tags that are cut off
-        tags = ImageFileDirectory_v2(file.read(16 if is_big else 8))
-        file.seek(tags.next)
-        tags.load(file)
-        size, orientation = (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]), tags.get(_TIFF_ORIENTATION, 1)
-    if not all(isinstance(side, int) for side in size):
-        raise TypeError
-    return size[::-1] if orientation in (5, 6, 7, 8) else size
+    """Of the first page. Decoders choose differently where a tag is given twice: refused."""
+    tags: dict[int, int] = {}
+    for tag, value in _tiff_tags(content):
+        if tag in tags:
+            raise SyntaxError
+        tags[tag] = value
+    size = tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]
+    if tags.get(_TIFF_TILE[0], 0) * tags.get(_TIFF_TILE[1], 0) > max(size[0] * size[1], _MOST_TILE):
+        raise SyntaxError
+    return size[::-1] if tags.get(_TIFF_ORIENTATION, 1) in (5, 6, 7, 8) else size
+
+
+def _tiff_tags(content: bytes) -> Iterator[tuple[int, int]]:
+    """Tags of the first page that decide about its size, each with its value."""
+    order, is_big = '<>'[content[:1] == b'M'], b'+' in content[2:4]
+    head, entry, length = ('Q', 'HHQ', 20) if is_big else ('I', 'HHI', 12)
+    (start,) = struct.unpack_from(order + head, content, 8 if is_big else 4)
+    number_kind = order + ('Q' if is_big else 'H')
+    (number,) = struct.unpack_from(number_kind, content, start)
+    start += struct.calcsize(number_kind)
+    for position in range(start, start + number * length, length):
+        tag, kind, count = struct.unpack_from(order + entry, content, position)
+        if tag in (_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, *_TIFF_TILE):
+            if count != 1 or kind not in _TIFF_KINDS:
+                raise SyntaxError
+            place = position + struct.calcsize(order + entry)
+            yield tag, struct.unpack_from(order + _TIFF_KINDS[kind], content, place)[0]
 
 
 _READERS = {  # by how files begin

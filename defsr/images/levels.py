@@ -29,9 +29,11 @@ def from_levels(levels: np.ndarray) -> Tensor:
         >>> to_levels(_)
         array([[  0,  51, 255]], dtype=uint8)
     """
-    top = np.iinfo(levels.dtype).max
-    image = torch.from_numpy(np.atleast_3d(levels).astype(np.float32))
-    return image.div_(top).permute(2, 0, 1).unsqueeze(0).contiguous()
+    top = np.float32(np.iinfo(levels.dtype).max)
+    planes = np.atleast_3d(levels).transpose(2, 0, 1)
+    image = np.empty(planes.shape, np.float32)  # the only copy: a photograph has gigabytes
+    np.divide(planes, top, out=image, dtype=np.float32)
+    return torch.from_numpy(image).unsqueeze(0)
 
 
 def round_to_8_bit(x: Tensor) -> Tensor:

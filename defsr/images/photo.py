@@ -146,8 +146,9 @@ def _read(path: Path, data: bytes, max_megapixels: float) -> Photo:
         picture = Image.open(io.BytesIO(data), formats=READABLE)
     with picture:
         check_megapixels(path, picture.size[::-1], max_megapixels)
-        if data.startswith(b'\xff\xd8'):
-            image_size(data, str(path))  # Pillow may fill up a torn JPEG with grey
+        if picture.format in ('JPEG', 'TIFF'):
+            # Pillow may fill up a torn JPEG with grey, and OpenCV see another size in a TIFF.
+            check_megapixels(path, image_size(data, str(path)), max_megapixels)
         with _explained(path):
             bits = _bits_per_channel(data, picture)
         if bits not in (1, 2, 4, 8, 16):

@@ -9,10 +9,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from memory import peak_of
 from PIL import Image
 
-from defsr.data.image_source import decode_array
+from defsr.data.image_source import decode_array, decode_image
 from defsr.images.header import check_megapixels, image_size
+from defsr.images.photo import read_photo
 
 PIXELS = cv2.blur(np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8), (3, 3))
 FORMATS = {
@@ -133,3 +135,62 @@ def test_a_bomb_is_known_by_its_header():
     content = bomb(30000, 30000)
     assert len(content) < 5e6
     assert image_size(content, 'x') == (30000, 30000)
+
+
+def tiff(*entries: tuple[int, int], big: bool = False) -> bytes:
+    """A little-endian TIFF of one page with these tags, all of them LONG, and no pixels."""
+    form, head = ('<HHQQ', '<HHHQQ') if big else ('<HHII', '<HIH')
+    tags = b''.join(struct.pack(form, tag, 4, 1, value) for tag, value in entries)
+    start = struct.pack(head, *((43, 8, 0, 16) if big else (42, 8)), len(entries))
+    return b'II' + start + tags + bytes(8)
+
+
+@pytest.mark.parametrize('big', [False, True])
+def test_a_tag_given_twice_is_refused_whichever_a_decoder_takes(big):
+    """Pillow and OpenCV's libtiff do not always take the same one."""
+    assert image_size(tiff((256, 50), (257, 40), big=big), 'x') == (40, 50)
+    assert image_size(tiff((256, 50), (257, 40), (274, 6), big=big), 'x') == (50, 40)
+    for tags in (
+        [(256, 50), (256, 40000), (257, 40000)],
+        [(256, 40000), (256, 50), (257, 40000)],
+        [(256, 50), (257, 40), (257, 40)],
+    ):
+        with pytest.raises(ValueError, match='^x cannot be read as an image'):
+            image_size(tiff(*tags, big=big), 'x')
+
+
+def test_a_tile_beyond_the_image_is_refused():
+    assert image_size(tiff((256, 50), (257, 40), (322, 256), (323, 256)), 'x') == (40, 50)
+    with pytest.raises(ValueError, match='^x cannot be read as an image'):
+        image_size(tiff((256, 50), (257, 40), (322, 16384), (323, 16384)), 'x')
+
+
+def rle_bmp(height: int, width: int, data: bytes) -> bytes:
+    """A BMP of one colour, run-length encoded."""
+    head = struct.pack('<IiiHHIIiiII', 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    start = 14 + len(head) + 1024
+    return b'BM' + struct.pack('<IHHI', start + len(data), 0, 0, start) + head + bytes(1024) + data
+
+
+def test_an_rle_bmp_cannot_be_larger_than_its_runs():
+    """A kilobyte that says 8000x16000 took three gigabytes."""
+    with pytest.raises(ValueError, match='^x is cut off'):
+        image_size(rle_bmp(8000, 16000, b'\0\1'), 'x')
+    rows = (b'\xff\7' * 4 + b'\0\0') * 500 + b'\0\1'
+    assert decode_array(rle_bmp(500, 1020, rows), 'x').shape[:2] == (500, 1020)
+
+
+def test_memory_follows_the_pixels(tmp_path):
+    """Of anything within ``max_megapixels``: the levels, and one copy of 12 bytes a pixel."""
+    megapixels = 16
+    Image.new('RGB', (4000, 4000)).save(tmp_path / 'x.png')
+    content = (tmp_path / 'x.png').read_bytes()
+    told, peak = peak_of(lambda: decode_image(content, 'x', megapixels).shape)
+    assert told == 'torch.Size([3, 4000, 4000])'
+    assert peak < 17.5 * megapixels * 1e6
+    told, peak = peak_of(lambda: read_photo(tmp_path / 'x.png').size)
+    assert told == '(4000, 4000)'
+    assert peak < 24 * megapixels * 1e6
+    told, peak = peak_of(lambda: decode_image(content, 'x', megapixels - 1))
+    assert told.startswith('ValueError: x has 16.0 megapixels')
+    assert peak < 1e6
