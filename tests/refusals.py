@@ -229,6 +229,13 @@ def text(content: str | bytes) -> Callable[[Workspace], object]:
     return lambda w: (w.folder / 'o.yml').write_bytes(data)
 
 
+def alias_bomb() -> str:
+    """Ten lists of which each holds the one before nine times."""
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x]']
+    lines += [f'a{i + 1}: &a{i + 1} [{", ".join([f"*a{i}"] * 9)}]' for i in range(9)]
+    return '\n'.join(lines)
+
+
 OPTION_FILES = [
     Case('option file that runs code', text('a: !!python/object/apply:os.system [ls]'),
          'o.yml is not safe, valid YAML: …'),
@@ -240,6 +247,18 @@ OPTION_FILES = [
          "Option `train:optim_g:lr` is '1e-4', which YAML reads as text. Write `!!float 1e-4`"),
     Case('key that is no text', lambda w: w.opt['train'].update({True: 3}),
          'The key True is no text. Quote it …'),
+    Case('aliases that stand for a billion values', text(alias_bomb()),
+         'There are more than 10000 values, aliases written out, or 50 blocks …See …o.yml.'),
+    Case('brackets 5,000 deep', text('a: ' + '[' * 5000),
+         'or 50 blocks one in another. See …o.yml'),
+    Case('`!!bool` of something else', text('a: !!bool abc'),
+         "'abc' is no bool in line 1. Quote it, or correct it. See …o.yml."),
+    Case('date without quotes', text('name: 2024-12-13'),
+         'Option `name` is a date, but must be a text, a number, true, false or null. Quote it in'),
+    Case('number beyond 64 bits', text('scale: 1' + 30 * '0'),
+         'Option `scale` is beyond 64 bits, more than any option can be. See …o.yml.'),
+    Case('option file of megabytes', text('a: b\n' * 50000),
+         'o.yml has more than 100000 characters: no option file.'),
     Case('base that is not there', text('base: no.yml'),
          "`base` is 'no.yml' in …o.yml, but must be a file that is there. Tried: …"),
     Case('base that is no text', text('base: ~'),

@@ -8,28 +8,86 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from defsr.utils.paths import SHIPPED, find_shipped
 
+_HUGE = 2**63
 _TEXT_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+')
 
 
+MAX_CHARACTERS = 100_000  # of a file; the parser takes a second
+MAX_VALUES, MAX_DEPTH = 10_000, 50  # with aliases written out
+
+
+class _MistakeError(ValueError):
+    """Ours, in a file that is YAML."""
+
+
 class OptionLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, with BasicSR's ordered mappings; a repeated key is an error."""
+    """PyYAML's safe loader, with BasicSR's ordered mappings; a repeated key is an error.
+
+    What a few aliases or brackets would blow up, in memory or in depth, is refused as it is read.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}  # values in each, with aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As PyYAML's, which calls it for each value."""
+        self._depth += 1
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index) if self._depth <= MAX_DEPTH else None
+        self._depth -= 1
+        if node is not None and not is_alias:
+            self._sizes[node] = 1 + sum(self._sizes[child] for child in _children(node))
+        if node is not None and node not in self._sizes:
+            raise _MistakeError('An alias stands inside of what it names.')
+        if node is None or self._sizes[node] > MAX_VALUES:
+            raise _MistakeError(
+                f'There are more than {MAX_VALUES} values, aliases written out, or {MAX_DEPTH} '
+                'blocks one in another.'
+            )
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML's, some of whose types stumble over text that is of another one."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, _MistakeError):
+            raise
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+            kind = node.tag.rpartition(':')[2]
+            raise _MistakeError(
+                f'{str(node.value)[:40]!r} is no {kind}{_place(node)}. Quote it, or correct it.'
+            ) from None
+
+
+def _children(node: yaml.Node) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return (each for pair in node.value for each in pair)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _place(node: yaml.Node) -> str:
+    return f' in line {node.start_mark.line + 1}'
 
 
 def _construct_mapping(loader: OptionLoader, node: yaml.MappingNode) -> OrderedDict:
-    own = [key.value for key, _ in node.value]
-    twice = next((key for key in own if own.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f'Option `{twice}` is given twice in one block{node.start_mark}.')
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+            raise _MistakeError(f'Option `{key.value}` is given twice in one block{_place(node)}.')
+        seen.add((key.tag, str(key.value)))
     loader.flatten_mapping(node)  # of `<<: *other`, whose keys the block's own may replace
     pairs = loader.construct_pairs(node, deep=True)
     for key, _ in pairs:  # YAML reads `on`, `no` and `1` as something else
         if not isinstance(key, str):
-            raise ValueError(f'The key {key!r} is no text. Quote it{node.start_mark}.')
+            raise _MistakeError(f'The key {key!r} is no text. Quote it{_place(node)}.')
     return OrderedDict(pairs)
 
 
@@ -40,11 +98,16 @@ def parse_yaml(text: str, source: str = 'the option file') -> object:
     """YAML text -> plain data. Tags that would build Python objects are refused.
 
     Raises:
-        ValueError: for what is no YAML or not safe, for a key that is repeated or no text, and for
-            a number that YAML 1.1 reads as text (``1e-4``; write ``!!float 1e-4`` or ``1.0e-4``).
+        ValueError: for what is no YAML, not safe or too large, for a key that is repeated or no
+            text, for a value that is no plain one, and for a number that YAML 1.1 reads as text
+            (``1e-4``; write ``!!float 1e-4`` or ``1.0e-4``).
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f'{source} has more than {MAX_CHARACTERS} characters: no option file.')
     try:
         data = yaml.load(text, Loader=OptionLoader)  # noqa: S506 (a SafeLoader)
+    except _MistakeError as error:
+        raise ValueError(f'{error} See {source}.') from None
     except yaml.YAMLError as error:
         raise ValueError(f'{source} is not safe, valid YAML: {error}') from None
     for path, value in _leaves(data):
@@ -52,6 +115,15 @@ def parse_yaml(text: str, source: str = 'the option file') -> object:
             raise ValueError(
                 f'Option `{path}` is {value!r}, which YAML reads as text. '
                 f'Write `!!float {value}` in {source}.'
+            )
+        if value is not None and not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f'Option `{path}` is a {type(value).__name__}, but must be a text, a number, true, '
+                f'false or null. Quote it in {source}.'
+            )
+        if isinstance(value, int) and abs(value) >= _HUGE:
+            raise ValueError(
+                f'Option `{path}` is beyond 64 bits, more than any option can be. See {source}.'
             )
     return data
 
@@ -88,7 +160,8 @@ def load_options(file: str | Path, named_by: str = '-opt') -> OrderedDict:
 def _read(path: Path, named_by: str) -> OrderedDict:
     """One file alone."""
     try:
-        text = path.read_text(encoding='utf-8')
+        with open(path, encoding='utf-8') as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except UnicodeDecodeError:
         raise ValueError(f'{path} is no text file in UTF-8. Check {named_by}.') from None
     options = parse_yaml(text, source=str(path))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
+
 import pytest
 
 from defsr.config.files import (
@@ -63,6 +66,58 @@ def test_a_repeated_key_is_refused():
 def test_a_key_that_is_no_text_is_refused(key):
     with pytest.raises(ValueError, match='The key .* is no text. Quote it .* line 2'):
         parse_yaml(f'train:\n  {key}: 1\n')
+
+
+BOMB = 'a: &a [x, x, x, x, x, x, x, x, x]\n' + '\n'.join(
+    f'{name}: &{name} [{", ".join([f"*{before}"] * 9)}]'
+    for before, name in zip('abcdefghi', 'bcdefghij', strict=True)
+)
+HOSTILE = {
+    BOMB: 'more than 10000 values',
+    BOMB.replace('[', '{<<: [').replace(']', ']}').replace('x, ', '{q: 1}, '): 'more than 10000',
+    'a: &a [*a]': 'alias stands inside of what it names',
+    '&a [*a]': 'alias stands inside of what it names',
+    'a: &a {b: {c: [*a]}}': 'alias stands inside of what it names',
+    'a: ' + 5000 * '[': '50 blocks one in another',
+    'a: ' + 5000 * '{a: ': '50 blocks one in another',
+    '? ' * 5000: '50 blocks one in another',
+    '- ' * 5000: '50 blocks one in another',
+    'a: !!bool abc': "'abc' is no bool in line 1",
+    'a: !!timestamp x': "'x' is no timestamp",
+    'a: !!timestamp {=: x}': 'is no timestamp',
+    'a: 2024-13-45': 'is no timestamp',
+    'a: 2024-12-13': 'Option `a` is a date, but must be',
+    'a: !!int abc': "'abc' is no int",
+    'a: !!int ""': "'' is no int",
+    'a: !!float ~': "'~' is no float",
+    'a: !!set {b}': 'Option `a` is a set',
+    'a: !!binary aGk=': 'Option `a` is a bytes',
+    'a: !!pairs [b: 1]': 'Option .* is a tuple',
+    '? {b: 1}\n: 2': 'The key .* is no text',
+    '[b]: 2': 'The key .* is no text',
+    '{[b]: 2, [b]: 3}': 'The key .* is no text',
+    'a: ' + 5000 * '1': "'1111.* is no int",
+    'a: 1' + 30 * '0': 'Option `a` is beyond 64 bits',
+    'a: [1' + 30 * '0' + ']': 'Option `a.0.` is beyond 64 bits',
+    'a: b\n' * 50000: 'more than 100000 characters',
+}
+
+
+@pytest.mark.parametrize('text', HOSTILE, ids=lambda text: text[:24])
+def test_hostile_text_is_refused_at_once(text, tmp_path):
+    """A file of 480 bytes once hung every command."""
+    start = time.perf_counter()
+    (tmp_path / 'o.yml').write_text(text)
+    with pytest.raises(ValueError, match=HOSTILE[text]) as refused:
+        load_options(tmp_path / 'o.yml')
+    assert 'o.yml' in str(refused.value) and len(str(refused.value)) < 400
+    with pytest.raises(ValueError, match='--force_yml x='):
+        override_options(OrderedDict(), [f'x={text}'])
+    assert time.perf_counter() - start < 1
+
+
+def test_aliases_as_people_use_them_are_read():
+    assert parse_yaml('a: &a {b: [1, 2]}\nc: *a\nd: [*a, *a]')['d'][1] == {'b': [1, 2]}
 
 
 def test_missing_and_empty_files(tmp_path):
