@@ -28,6 +28,7 @@ from defsr.config.files import (
     override_options,
     split_force_yml,
 )
+from defsr.images.png import write_png
 from defsr.utils.cli import tell
 from defsr.utils.files import atomic_path
 from defsr.utils.paths import find_shipped
@@ -63,6 +64,8 @@ def patch_pipelines(held: ExitStack) -> None:
     make_exp_dirs = importlib.import_module('basicsr.utils').make_exp_dirs
     test.make_exp_dirs = _alone(held, 'results_root', make_exp_dirs)
     _pass_on_errors_of_prefetching()
+    # BasicSR's writes by cv2.imwrite: see `write_png`.
+    importlib.import_module('basicsr.models.sr_model').__dict__['imwrite'] = write_png
     misc: Any = importlib.import_module('basicsr.utils.misc')
     misc.mkdir_and_rename = train.mkdir_and_rename = _mkdir_and_rename
     # BasicSR counts the learning rates of a critic that waits for its turn from iteration 1 on.

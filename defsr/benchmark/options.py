@@ -17,6 +17,8 @@ from defsr.utils.checks import (
     check_int,
     check_keys,
     check_list,
+    check_name,
+    check_text,
 )
 
 METHOD_KEYS = ('method', 'options', 'weights', 'loss')
@@ -83,6 +85,7 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
         check_choice('compare_to', given['compare_to'], methods)
     for key in ('groups', 'tables'):
         for name, members in blocks.get(key, {}).items():
+            check_text(f'A name in {key}', name)
             _check_names(f'{key}:{name}', members, datasets, ' of data sets', 1)
     bootstrap = {'samples': 10000, 'seed': 0} | dict(blocks.get('bootstrap', {}))
     check_keys('bootstrap', bootstrap, ('samples', 'seed'))
@@ -117,6 +120,7 @@ def _check_names(option: str, names: object, known: Collection[str], of: str, le
 
 def _data_set(name: str, block: object, scale: int) -> dict[str, Any]:
     """The block as ``RefTripletDataset`` takes it."""
+    check_name('A name in datasets', name)
     block = dict(check_block(f'datasets:{name}', block))
     check_choice(f'datasets:{name}:type', block.get('type'), ('RefTripletDataset',))
     block |= {'name': name, 'phase': 'test', 'scale': scale}
@@ -126,7 +130,7 @@ def _data_set(name: str, block: object, scale: int) -> dict[str, Any]:
 
 
 def _candidate(label: str, block: Any) -> Candidate:
-    where = f'methods:{label}'
+    where = f'methods:{check_text("A name in methods", label)}'
     check_keys(where, check_block(where, block), METHOD_KEYS)
     if 'method' in block:
         plain = check_choice(f'{where}:method', block['method'], PLAIN)
@@ -141,7 +145,7 @@ def _candidate(label: str, block: Any) -> Candidate:
         except ValueError as error:
             raise ValueError(f'{where}:options is {file}. {error}') from None
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
-    loss = block.get('loss') or loss_of(opt.get('train'))
+    loss = check_text(f'{where}:loss', block.get('loss') or loss_of(opt.get('train')))
     return Candidate(label, '', opt, file, str(weights), loss)
 
 
@@ -166,8 +170,10 @@ def _check_published(rows: object) -> None:
     for number, row in enumerate(check_list('published', rows, ' of rows')):
         where = f'published:{number}'
         check_keys(where, check_block(where, row), ('label', 'loss', 'scores'))
-        required(row, where, 'label')
+        check_text(f'{where}:label', required(row, where, 'label'))
+        check_text(f'{where}:loss', row.get('loss', '-'))
         for name, scores in check_block(f'{where}:scores', row.get('scores')).items():
+            check_text(f'A name in {where}:scores', name)
             if not isinstance(scores, list) or len(scores) != 2:
                 raise ValueError(f'{where}:scores:{name} is {scores!r}, but must be [PSNR, SSIM].')
             for score in scores:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from defsr.benchmark.options import Benchmark
 from defsr.images.figures import save_figure
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
+from defsr.utils.cli import visible
 from defsr.utils.files import atomic_path
 
 Rows = Sequence[Mapping[str, Any]]
@@ -83,7 +85,7 @@ class Report:
 
     def markdown(self) -> str:
         """The whole report."""
-        parts = [f'# {self.benchmark.name}', self._head(), self._scores()]
+        parts = [f'# {escaped(self.benchmark.name)}', self._head(), self._scores()]
         parts += [self._missing(), self._differences(), self._published()]
         return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -94,7 +96,8 @@ class Report:
             f'{os.cpu_count()} cores ({platform.machine()}), {gpu}, {threads} '
             f'thread{"s" * (threads > 1)}, PyTorch {torch.__version__.split("+")[0]}'
         )
-        command = f'`{self.command}`, ' if self.command else ''
+        command = visible(self.command).replace('`', "'")
+        command = f'`{command}`, ' if command else ''
         return (
             f'{command}{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
             'rounded to 8 bit. Parameters of what was trained for the row; seconds per megapixel '
@@ -103,7 +106,7 @@ class Report:
 
     def _scores(self) -> str:
         return '\n\n'.join(
-            f'{title}:\n\n{self._table(names)}' if title else self._table(names)
+            f'{escaped(title)}:\n\n{self._table(names)}' if title else self._table(names)
             for title, names in self._tables().items()
         )
 
@@ -138,7 +141,7 @@ class Report:
 
     def _missing(self) -> str:
         lines = [
-            f'- {", ".join(filter(None, where))} failed: {reason}'
+            escaped(f'- {", ".join(filter(None, where))} failed: {reason}')
             for where, reason in self.failures.items()
         ]
         return '\n'.join(lines)
@@ -159,8 +162,8 @@ class Report:
         table = markdown_table(['method', *heads], lines)
         samples = self.benchmark.bootstrap['samples']
         return (
-            f'PSNR-Y minus that of {base} in dB, with the 95 % interval of a paired bootstrap over '
-            f'images ({samples:,d} resamples). No claim is made where the interval '
+            f'PSNR-Y minus that of {escaped(base)} in dB, with the 95 % interval of a paired '
+            f'bootstrap over images ({samples:,d} resamples). No claim is made where the interval '
             f'holds 0, nor of fewer than {FEWEST} images.\n\n{table}'
         )
 
@@ -257,10 +260,17 @@ class Report:
         self.draw(folder / 'results.png')
 
 
+def escaped(text: object) -> str:
+    """As Markdown, and the HTML that is made of it, show what a user has named something."""
+    shown = visible(str(text)).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+    return re.sub(r'([\\|\[\]])', r'\\\1', shown)
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The first column to the left, the others to the right."""
-    lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+    cells = [[escaped(cell) for cell in line] for line in (head, *rows)]
+    cells.insert(1, ['---', *['---:'] * (len(head) - 1)])
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in cells)
 
 
 def _difference_cell(found: Difference | None) -> str:

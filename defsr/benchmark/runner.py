@@ -12,7 +12,6 @@ from os import path as osp
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from basicsr.data import build_dataset
@@ -24,11 +23,11 @@ from defsr.benchmark.options import Benchmark, Candidate
 from defsr.config.files import load_options
 from defsr.data.triplet_options import degradation_of
 from defsr.diffusion.degradation import Degradation
+from defsr.images.png import write_png
 from defsr.methods.build import Restorer, method_class
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import tell
-from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import digest_of, digest_of_file, plain
 from defsr.utils.paths import find_pretrained
 from defsr.utils.stopping import StopRequest
@@ -220,7 +219,7 @@ class Runner:
                         item = data[name][row.pop('number')]
                         scores, image = measure(restorers[degradation.name], item)
                         if self.benchmark.save_images:
-                            save_image(image, image_path(self.folder, row))
+                            write_png(image, image_path(self.folder, row))
                         self.results.add(row | scores)
                     except FAULTS as error:
                         self._note(candidate.label, name, row['image'], error)
@@ -278,13 +277,6 @@ def image_path(folder: Path, row: Mapping[str, Any]) -> Path:
     """Where a row's image is saved: its name tells the weights and settings apart."""
     name = f'{row["image"]}_{row["key"][:12]}.png'
     return folder / 'images' / str(row['dataset']) / name
-
-
-def save_image(image: np.ndarray, path: Path) -> None:
-    """Write a BGR uint8 image whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        Path(temporary).write_bytes(cv2.imencode('.png', image)[1].tobytes())
 
 
 def collect(benchmark: Benchmark, folder: Path) -> list[dict]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
 
-from defsr.utils.checks import check_block, check_choice, check_int, check_keys, did_you_mean
+from defsr.utils.checks import (
+    check_block,
+    check_choice,
+    check_int,
+    check_keys,
+    check_name,
+    did_you_mean,
+)
 from defsr.utils.fingerprints import with_defaults
 from defsr.utils.paths import find_pretrained
 
@@ -158,11 +165,7 @@ def check_adversarial(opt: Mapping[str, Any]) -> None:
 
 def check_run(opt: Mapping[str, Any]) -> None:
     """Refuse a name, a number of GPUs or settings of several processes that cannot be."""
-    name = required(opt, '', 'name')
-    if not isinstance(name, str) or not name or '/' in name or name in ('.', '..'):
-        raise ValueError(
-            f'name is {name!r}, but must be a text that can name a folder. Put it in quotes.'
-        )
+    check_name('name', required(opt, '', 'name'))
     if required(opt, '', 'num_gpu') != 'auto':
         check_int('num_gpu', opt['num_gpu'], 0, '; or write auto')
     if opt.get('dist_params') is not None:

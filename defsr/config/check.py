@@ -44,6 +44,7 @@ from defsr.utils.checks import (
     check_int,
     check_keys,
     check_list,
+    check_name,
 )
 
 # What BasicSR's models read of `train` and `val`. Of a model of somebody else nobody knows.
@@ -145,8 +146,7 @@ def _check_datasets(opt: Mapping[str, Any], is_train: bool) -> None:
 
 def _check_dataset(where: str, block: Mapping[str, Any], phase: str, scale: object) -> None:
     dataset = choose(block, where, DATASET_REGISTRY)
-    if not isinstance(required(block, where, 'name'), str):
-        raise ValueError(f'{where}:name is {block["name"]!r}, but must be a text. Quote it.')
+    check_name(f'{where}:name', required(block, where, 'name'))
     if phase == 'train':
         for key, minimum in (('batch_size_per_gpu', 1), ('num_worker_per_gpu', 0)):
             check_int(f'{where}:{key}', required(block, where, key), minimum)
@@ -218,6 +218,8 @@ def _check_logger(block: Mapping[str, Any]) -> None:
 
 def _check_val(val: Mapping[str, Any], is_train: bool) -> None:
     check_choice('val:save_img', required(val, 'val', 'save_img'), (True, False))
+    if val.get('suffix') is not None:
+        check_name('val:suffix', val['suffix'])
     if is_train:
         check_int('val:val_freq', required(val, 'val', 'val_freq'), 1, or_float=True)
     if val.get('metrics') is None:

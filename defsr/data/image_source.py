@@ -14,6 +14,7 @@ from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
 from defsr.data.roots import Backend
 from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
 from defsr.images.levels import from_levels
+from defsr.utils.checks import check_text
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -126,7 +127,8 @@ class ImageSource:
         """Every image directly in the root, sorted.
 
         Raises:
-            ValueError: if there is none, or two differ in their extension only.
+            ValueError: if there is none, two differ in their extension only, or one is not UTF-8 or
+                has a line break in it.
         """
         if self.backend == 'lmdb':
             names = sorted(self._keys.values())
@@ -138,6 +140,7 @@ class ImageSource:
             )
         seen: dict[str, str] = {}
         for name in names:
+            check_text(f'{self.option}: the name of an image', name)
             other = seen.setdefault(image_key(name), name)
             if other != name:
                 raise ValueError(

@@ -23,8 +23,9 @@ from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.pair_settings import PairSettings
 from defsr.data.pair_synthesis import make_pair
 from defsr.images.levels import to_levels
+from defsr.images.png import encode_png
 from defsr.utils.checks import check_at_least
-from defsr.utils.files import building_folder, clear_remains, publish_folder
+from defsr.utils.files import NAME_BYTES, building_folder, clear_remains, publish_folder
 from defsr.utils.locks import locked
 
 TRUTH_FILE = 'correspondence.csv'
@@ -82,6 +83,7 @@ def make_pairs(
         clear_remains(final)  # first: it may bring back a result that must not be overwritten
         _check_out(final, force)
         usable, skipped = _sort_out(source, settings)
+        _check_lengths(source, usable, per_image)
         if lmdb:
             _check_keys_for_lmdb(usable)
         held.callback(shutil.rmtree, building, ignore_errors=True)
@@ -114,10 +116,17 @@ def _make_pairs_of(
         truth = Correspondence.of_pair(f'{image_key(name)}_{k}.png', name, pair)
         for role, image in (('gt', pair.gt), ('ref', pair.ref)):
             path = folder / role / truth.name
-            if not cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1])):
-                raise OSError(f'{path} cannot be written. Is the disk full?')
+            _write(path, encode_png(image[..., ::-1]))
         truths.append(truth)
     return truths
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Not synced one by one: the whole folder appears at the end, or nothing."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise OSError(f'{path} cannot be written: {error.strerror}. Is the disk full?') from error
 
 
 def _read_photo(source: ImageSource, name: str) -> np.ndarray:
@@ -165,6 +174,15 @@ def _sort_out(source: ImageSource, settings: PairSettings) -> tuple[list[str], l
         few = ', '.join(skipped[:3]) + (' ...' if len(skipped) > 3 else '')
         get_root_logger().warning(f'Skipped {len(skipped)} photos below {need}: {few}')
     return usable, skipped
+
+
+def _check_lengths(source: ImageSource, names: Sequence[str], per_image: int) -> None:
+    for name in names:
+        if len(f'{image_key(name)}_{per_image - 1}.png'.encode()) > NAME_BYTES:
+            raise ValueError(
+                f'{source.path(name)}: its name is too long for one more number. Rename the '
+                'photograph.'
+            )
 
 
 def _check_keys_for_lmdb(names: Sequence[str]) -> None:

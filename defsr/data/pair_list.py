@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from defsr.data.image_source import image_key
+from defsr.utils.files import shortened
 from defsr.utils.paths import find_shipped
 
 MAX_STEM = 120
@@ -25,14 +25,11 @@ class Pair:
         """What a result of this pair is called, without extension.
 
         ``<gt>`` if the reference has the input's name, ``<gt>__<ref>`` if not, several
-        references joined by ``+``. Longer than 120 characters: cut, with a hash of the whole.
+        references joined by ``+``. Longer than 120 bytes: cut, with a hash of the whole.
         """
         gt, *refs = (Path(image_key(name)).name for name in (self.gt, *self.refs))
         stem = gt if refs in ([], [gt]) else f'{gt}__{"+".join(refs)}'
-        if len(stem) <= MAX_STEM:
-            return stem
-        digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
-        return f'{stem[: MAX_STEM - 9]}-{digest}'
+        return shortened(stem, MAX_STEM)
 
 
 def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:

@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from torch import Tensor
 
 from defsr.data.cache_record import RECORD, fault_of, read_record, write_record
 from defsr.data.image_source import ImageSource, decode_array, image_key
 from defsr.images.levels import to_levels
-from defsr.utils.files import atomic_path, clear_remains
+from defsr.images.png import write_png
+from defsr.utils.files import clear_remains
 
 MAX_MEGAPIXELS = float('inf')  # what was made here was read under the data set's own limit
 
@@ -85,11 +85,7 @@ class EnhancedCache:
         Raises:
             OSError: if the disk does not take it.
         """
-        done, content = cv2.imencode('.png', np.ascontiguousarray(to_levels(image)[..., ::-1]))
-        if not done:
-            raise ValueError(f'{name} cannot be stored as PNG.')
-        with atomic_path(self.folder / name) as temporary, open(temporary, 'wb') as file:
-            file.write(content.tobytes())
+        write_png(to_levels(image)[..., ::-1], self.folder / name)
 
     def _check_record(self, folder: Path) -> None:
         what = f'{self.option} is {self.out}'

@@ -46,7 +46,12 @@ def busiest_window(gt: Tensor, sr: Tensor, other: Tensor, side: int) -> tuple[in
 
 
 def save_figure(figure: Figure, path: str | Path, kind: str = 'png') -> None:
-    """Write a figure whole or not at all; ``kind`` is matplotlib's format."""
+    """Write a figure whole or not at all; ``kind`` is matplotlib's format. A ``$`` is a dollar."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text():  # not the numbers of a logarithmic axis
+            text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
 from defsr.archs.interface import Reference, Restoration
+from defsr.data.pair_list import MAX_STEM
 from defsr.images.figures import (
     busiest_window,
     label_colours,
@@ -23,13 +24,14 @@ from defsr.images.figures import (
     side_by_side,
 )
 from defsr.images.levels import to_levels
+from defsr.images.png import write_png
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
 from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils import distributed
 from defsr.utils.checks import check_choice, check_int, check_keys
-from defsr.utils.files import atomic_path
+from defsr.utils.files import atomic_path, shortened
 
 SWITCHES = ('pbar', 'save_maps', 'save_comparison', 'compare_bicubic')
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'tb_images', 'tile', *SWITCHES)
@@ -76,7 +78,7 @@ class ImageValidation(BaseModel):
         with_bar = val_opt.get('pbar', False) and distributed.is_main()
         progress = tqdm(dataloader, unit='image', disable=not with_bar)
         for number, data in enumerate(progress):
-            name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
+            name = shortened(osp.splitext(osp.basename(data['lq_path'][0]))[0], MAX_STEM)
             progress.set_description(f'{dataset_name} {name}')
             self.feed_data(data)
             start = time.perf_counter()
@@ -86,7 +88,7 @@ class ImageValidation(BaseModel):
             rows.append(row)
             path = self.result_path(dataset_name, name, current_iter)
             if save_img:
-                imwrite(tensor2img(self.output), path)
+                write_png(tensor2img(self.output), path)
             if val_opt.get('save_maps'):
                 self._save_maps(osp.splitext(path)[0])
             if val_opt.get('save_comparison'):
@@ -149,12 +151,12 @@ class ImageValidation(BaseModel):
         result = self.restoration
         if result.index is not None and result.key_size is not None:
             colours = match_colours(displacement(result.index[:1], result.key_size))
-            imwrite(to_levels(colours)[..., ::-1], f'{stem}_index.png')
+            write_png(to_levels(colours)[..., ::-1], f'{stem}_index.png')
         if result.confidence is not None:
             confidence = result.confidence[:1].expand(3, -1, -1)
-            imwrite(to_levels(confidence)[..., ::-1], f'{stem}_confidence.png')
+            write_png(to_levels(confidence)[..., ::-1], f'{stem}_confidence.png')
         if result.winner is not None and len(self.refs) > 1:
-            imwrite(to_levels(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
+            write_png(to_levels(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
 
     def _save_comparison(self, path: str, row: Mapping, metrics: Mapping) -> None:
         bicubic = upsample_bicubic(self.lq, self.opt['scale']).clamp(0, 1)

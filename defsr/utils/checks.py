@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,40 @@ if TYPE_CHECKING:
 
 Choice = TypeVar('Choice')
 Number = TypeVar('Number', int, float)
+
+
+_MOST_OF_A_NAME = 100  # bytes: names of results are made of several, and 255 is a file system's end
+
+
+def check_text(name: str, value: object) -> str:
+    """Return ``value`` if it is a text of one line, in characters that UTF-8 has.
+
+    ValueError if not: such a text tears a list of names, a table, a terminal, or OpenCV apart.
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'{name} is {value!r}, but must be a text. Put it in quotes.')
+    if any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in value):
+        raise ValueError(
+            f'{name} is {ascii(value)}, but must be UTF-8 without line breaks and control '
+            'characters. Rename it.'
+        )
+    return value
+
+
+def check_name(name: str, value: object) -> str:
+    """Return ``value`` if it can name a file or folder of results; ValueError if not."""
+    text = check_text(name, value)
+    if '/' in text or text in ('.', '..'):
+        raise ValueError(
+            f'{name} is {value!r}, but must be a text that can name a folder: no path, not .. '
+            'itself.'
+        )
+    if len(text.encode()) > _MOST_OF_A_NAME:
+        raise ValueError(
+            f'{name} is {text[:40]!r}..., but must have at most {_MOST_OF_A_NAME} bytes: files are '
+            'named by it.'
+        )
+    return text
 
 
 def check_keys(block: str, opt: Mapping[str, Any], known: Collection[str]) -> None:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
 import sys
+import unicodedata
 from collections.abc import Callable
 
 from tqdm import tqdm
 
 MISTAKES = (ValueError, OSError, pickle.UnpicklingError, FloatingPointError)
+_UNSEEN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
+_LONGEST = 2000  # characters of an error
 LESS_MEMORY = (
     'Lower datasets:train:batch_size_per_gpu or gt_size; for large inputs set val:tile (--tile).'
 )
 
 
+def visible(text: str) -> str:
+    """``text`` as a terminal can take it.
+
+    Names of files and what lies in them may hold anything: control sequences that move the cursor
+    or the window, marks that turn the order of letters round, bytes that are no UTF-8.
+    """
+    return ''.join(
+        c.encode('unicode_escape').decode() if unicodedata.category(c) in _UNSEEN else c
+        for c in text
+    )
+
+
 def tell(line: str) -> None:
     """One line for the person at the command line, beside any progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)
 
 
 class StageBars:
@@ -61,6 +77,7 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.argv.remove('--traceback')
         main()
         return
+    logging.getLogger('basicsr').addFilter(_made_visible)
     try:
         main()
     except KeyboardInterrupt:
@@ -77,8 +94,15 @@ def run_cli(main: Callable[[], None]) -> None:
 def _stop(line: str, status: int) -> None:
     rank = os.environ.get('RANK', '0')
     prefix = '' if rank == '0' else f'rank {rank}: '
-    sys.stderr.write(f'{prefix}{line}\n')
+    sys.stderr.write(f'{prefix}{visible(line)}\n')
     raise SystemExit(status) from None
+
+
+def _made_visible(record: logging.LogRecord) -> bool:
+    """For what is logged as for what is told, but for the lines of tables and stacks."""
+    lines = record.getMessage().split('\n')
+    record.msg, record.args = '\n'.join(map(visible, lines)), ()
+    return True
 
 
 def _message(error: BaseException) -> str:
@@ -87,7 +111,8 @@ def _message(error: BaseException) -> str:
     if re.match(rf'Caught {name} in \w+ worker process', text):
         starts = [*re.finditer(rf'^(?:\w+\.)*{name}: ', text, flags=re.MULTILINE)]
         text = text[starts[-1].end() :] if starts else text.splitlines()[0]
-    return ' '.join(text.split()) or name
+    line = ' '.join(text.split()) or name
+    return line if len(line) <= _LONGEST else f'{line[:_LONGEST]}...'
 
 
 def _of_memory(error: BaseException) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+NAME_BYTES = 255  # that a file system takes
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -23,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{shortened(path.name, 200)}.{os.getpid()}.tmp')
     try:
         yield temporary
         with open(temporary, 'rb+') as written:  # Windows syncs what may be written to
@@ -37,6 +39,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OSError(f'{path} could not be written: {refusal}.') from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def shortened(name: str, most: int) -> str:
+    """``name``; its beginning and a hash of the whole if it has more than ``most`` bytes."""
+    content = name.encode('utf-8', 'surrogatepass')
+    if len(content) <= most:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return f'{content[: most - 9].decode("utf-8", "ignore")}-{digest}'
 
 
 def building_folder(final: Path) -> Path:

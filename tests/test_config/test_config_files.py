@@ -106,14 +106,14 @@ HOSTILE = {
 @pytest.mark.parametrize('text', HOSTILE, ids=lambda text: text[:24])
 def test_hostile_text_is_refused_at_once(text, tmp_path):
     """A file of 480 bytes once hung every command."""
-    start = time.perf_counter()
+    start = time.process_time()
     (tmp_path / 'o.yml').write_text(text)
     with pytest.raises(ValueError, match=HOSTILE[text]) as refused:
         load_options(tmp_path / 'o.yml')
     assert 'o.yml' in str(refused.value) and len(str(refused.value)) < 400
     with pytest.raises(ValueError, match='--force_yml x='):
         override_options(OrderedDict(), [f'x={text}'])
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_aliases_as_people_use_them_are_read():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -141,3 +143,15 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch, write_image):
     monkeypatch.setenv('HOME', str(tmp_path))
     write_image(tmp_path / 'gt' / 'a.png', 4, 6, 0)
     assert ImageSource('dataroot_gt', '~/gt').names() == ['a.png']
+
+
+@pytest.mark.parametrize('name', [b'a\xff.png', b'a\nb.png', b'a\x1b[2Jb.png', b'a\xc2\x85b.png'])
+def test_names_are_text_of_one_line(rgb, tmp_path, name):
+    """OpenCV dies of the first, and the second makes an LMDB that nobody reads."""
+    (tmp_path / os.fsdecode(name)).write_bytes(cv2.imencode('.png', rgb)[1].tobytes())
+    with pytest.raises(
+        ValueError, match=r"^gt: the name of an image is 'a\\.*, but must be UTF-8"
+    ):
+        ImageSource('gt', tmp_path).names()
+    (tmp_path / os.fsdecode(name)).rename(tmp_path / 'a\u3000\u5b57 b.png')
+    assert ImageSource('gt', tmp_path).names() == ['a\u3000\u5b57 b.png']

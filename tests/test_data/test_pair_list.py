@@ -56,6 +56,8 @@ def test_long_result_names_are_cut_and_stay_apart():
     stems = [pair.result_stem for pair in long]
     assert len(set(stems)) == 2
     assert all(len(stem) == 120 and stem.startswith('x__0rrr') for stem in stems)
+    chinese = Pair('\u5b57' * 80 + '.png', ('y.png',)).result_stem
+    assert len(chinese.encode()) <= 120
     assert Pair('x' * 117 + '.png', ('y.png',)).result_stem == 'x' * 117 + '__y'  # just fits
 
 

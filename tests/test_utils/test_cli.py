@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 import warnings
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from defsr.utils.cli import run_cli, tell
+from defsr.utils.cli import run_cli, tell, visible
 
 
 def fail(error: BaseException):
@@ -140,3 +141,27 @@ def test_a_bug_is_not_hidden(error, monkeypatch):
 def test_tell(capsys):
     tell('one line')
     assert capsys.readouterr().err == 'one line\n'
+
+
+HOSTILE = 'a\x1b]0;owned\x07\x1b[2Jb\u202ec\udcff\x9b1m'
+
+
+def test_no_control_sequence_reaches_the_terminal(line_of, capsys):
+    assert line_of(fail(ValueError(HOSTILE)))[1] == (
+        r'error: a\x1b]0;owned\x07\x1b[2Jb\u202ec\udcff\x9b1m (--traceback shows where)'
+    )
+    tell(HOSTILE)
+    logger = logging.getLogger('basicsr')
+    handler = logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    try:
+        logger.warning('%s\n%s', HOSTILE, 'second')
+    finally:
+        logger.removeHandler(handler)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [r'a\x1b]0;owned\x07\x1b[2Jb\u202ec\udcff\x9b1m'] * 2 + ['second']
+    assert visible('caf\u00e9 \u5b57\u3000\U0001f600') == 'caf\u00e9 \u5b57\u3000\U0001f600'
+
+
+def test_a_line_ends_somewhere(line_of):
+    assert len(line_of(fail(ValueError('x' * 100_000)))[1]) < 2100

@@ -7,7 +7,13 @@ import os
 
 import pytest
 
-from defsr.utils.files import atomic_path, building_folder, clear_remains, publish_folder
+from defsr.utils.files import (
+    atomic_path,
+    building_folder,
+    clear_remains,
+    publish_folder,
+    shortened,
+)
 
 
 def test_appears_when_the_block_ends(tmp_path):
@@ -65,3 +71,18 @@ def test_a_disk_that_does_not_take_it_is_named_with_the_file(tmp_path, wrapped):
 def test_other_errors_pass_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError, match='elsewhere'), atomic_path(tmp_path / 'x'):
         (tmp_path / 'elsewhere').read_text()
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    for name in ('x' * 251 + '.png', '\u5b57' * 83 + '.png'):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text('whole')
+        assert (tmp_path / name).read_text() == 'whole'
+
+
+def test_shortened_in_bytes():
+    assert shortened('short', 20) == 'short'
+    for name in ('x' * 300, '\u5b57' * 100, '\udcff' * 100):
+        short = shortened(name, 50)
+        assert len(short.encode('utf-8', 'surrogatepass')) <= 50
+        assert short != shortened(name + 'y', 50)
