@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
+from defsr.utils.strangers import read_json
 from defsr.utils.weights import check_same_layout
 
 OPTION = 'network_e:denoiser:folder'
@@ -144,7 +144,7 @@ def _training_of(file: Path) -> tuple[NoiseSchedule, Prediction]:
             schedule = NoiseSchedule.cosine(steps)
     except KeyError as error:
         raise _unfit(file, f'it has no {error}') from None
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _unfit(file, str(error).rstrip('.')) from None
     return schedule, PREDICTIONS[prediction]
 
@@ -180,7 +180,7 @@ def _load(folder: Path) -> nn.Module:
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        content = read_json(file)
     except ValueError:
         content = None
     if not isinstance(content, Mapping):

@@ -60,9 +60,8 @@ class Report:
     def seconds_per_megapixel(self, method: str) -> float | None:
         """Over all images of a method."""
         rows = [row for row in self.rows if row['method'] == method]
-        if not rows:
-            return None
-        return sum(row['seconds'] for row in rows) / sum(row['megapixels'] for row in rows)
+        megapixels = sum(row['megapixels'] for row in rows)
+        return sum(row['seconds'] for row in rows) / megapixels if megapixels else None
 
     def reason(self, method: str) -> str:
         """Why a method has failed, or ''."""

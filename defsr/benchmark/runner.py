@@ -31,12 +31,14 @@ from defsr.utils.cli import tell
 from defsr.utils.fingerprints import digest_of, digest_of_file, plain
 from defsr.utils.paths import find_pretrained
 from defsr.utils.stopping import StopRequest
+from defsr.utils.strangers import is_block, is_number, parse_json
 
 FORMAT = 1  # to be raised when the same options give other numbers
 METRICS = {
     'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
     'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
 }
+MEASURED = (*METRICS, 'seconds', 'megapixels', 'parameters')
 GO_ON = 'Run the same command again to go on: what is measured is kept.'
 FAULTS = (ValueError, OSError, RuntimeError, KeyError, TypeError)
 
@@ -71,11 +73,11 @@ class Results:
     def read(self) -> dict[str, dict]:
         """Rows by their key; of several with one key the last."""
         rows = {}
-        text = self.path.read_text(encoding='utf-8') if self.path.exists() else ''
-        for line in text.splitlines():
-            with suppress(json.JSONDecodeError):
-                row = json.loads(line)
-                if isinstance(row, dict) and 'key' in row:
+        content = self.path.read_bytes() if self.path.exists() else b''
+        for line in content.split(b'\n'):
+            with suppress(ValueError):
+                row = parse_json(line)
+                if is_block(row, {'key': str}) and all(is_number(row.get(k)) for k in MEASURED):
                     rows[row['key']] = row
         return rows
 
@@ -290,6 +292,9 @@ def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
             continue
         for candidate in benchmark.methods.values():
             with suppress(*FAULTS):
-                rows = rows_of(candidate, benchmark, name, data)
-                found += [known[row['key']] for row in rows if row['key'] in known]
+                for row in rows_of(candidate, benchmark, name, data):
+                    del row['number']
+                    if row['key'] in known:  # its names are as they are called now
+                        measured = {key: known[row['key']][key] for key in MEASURED}
+                        found.append(row | measured)
     return found

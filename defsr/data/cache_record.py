@@ -10,10 +10,12 @@ from typing import Any
 
 from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import differences, digest_of
+from defsr.utils.strangers import is_block, read_json
 
 RECORD = 'enhancer.json'
 FORMAT = 1
 KINDS = {'de': 'inputs, enhanced', 'ref_de': 'references, degraded and enhanced'}
+_KEYS = {'kind': str, 'lq': str, 'digest': str, 'enhancer': dict}
 GIVEN = 'given'  # in place of a degradation: lq came from files
 
 
@@ -46,10 +48,9 @@ def read_record(option: str, root: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
-        known = {'kind', 'lq', 'digest', 'enhancer'} <= record.keys()
-        whole = known and record['digest'] == digest_of(record['enhancer'])
-    except (ValueError, TypeError, AttributeError):
+        record = read_json(path)
+        whole = is_block(record, _KEYS) and record['digest'] == digest_of(record['enhancer'])
+    except ValueError:
         whole = False
     if not whole:
         raise ValueError(f'{option} is {root}, whose {RECORD} is damaged. Make the cache anew.')

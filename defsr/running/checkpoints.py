@@ -11,8 +11,8 @@ import json
 import os
 import re
 import zipfile
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import digest_of_file
+from defsr.utils.strangers import read_json
 
 _TEMPORARY = re.compile(r'\..+\.\d+\.tmp')
 
@@ -34,21 +35,6 @@ def save_tensors(content: Mapping[str, Any], path: Path) -> None:
             f'{error} Older checkpoints are whole. Make room (logger:keep_last deletes old ones), '
             'then go on with --auto_resume.'
         ) from error
-
-
-def read_state(path: Path, device: torch.device) -> dict:
-    """A ``.state`` file, read without running code. ValueError for anything else."""
-    try:
-        with torch.serialization.safe_globals([Counter, OrderedDict]):
-            state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for what a stranger's file can hold
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(f'{path} is no training state of plain values: {reason}') from None
-    needed = ('iter', 'epoch', 'optimizers', 'schedulers')
-    missing = needed if not isinstance(state, Mapping) else [k for k in needed if k not in state]
-    if missing:
-        raise ValueError(f'{path} is no training state: it has no {", ".join(missing)}.')
-    return state
 
 
 class Checkpoints:
@@ -95,13 +81,11 @@ class Checkpoints:
         """
         if not self._list_path(current_iter).is_file():
             return self._fault_without_list(current_iter)
-        try:
-            files = read_json(self._list_path(current_iter))['files']
-            expected = {name: (int(f['bytes']), str(f['sha256'])) for name, f in files.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return f'{self._list_path(current_iter).name} cannot be read'
-        for name, (num_bytes, sha256) in expected.items():
-            path = self._path(Path(name).name)
+        files = self._listed(current_iter)
+        if files is None:
+            return f'{self._list_path(current_iter).name} cannot be read, or lists something else'
+        for name, (num_bytes, sha256) in files.items():
+            path = self._path(name)
             if not path.is_file():
                 return f'{name} is missing'
             if path.stat().st_size != num_bytes:
@@ -109,6 +93,18 @@ class Checkpoints:
             if digest_of_file(path) != sha256:
                 return f'{name} has changed since it was written'
         return None
+
+    def _listed(self, current_iter: int) -> dict[str, tuple[int, str]] | None:
+        """Name -> size and digest: the state and a network at least. None for anything else."""
+        try:
+            files = read_json(self._list_path(current_iter))['files']
+            found = {name: (f['bytes'], f['sha256']) for name, f in files.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        names = [name for name in found if name != self.state_path(current_iter).name]
+        whole = names and len(names) < len(found)
+        own = re.compile(rf'net_\w+_{current_iter}\.pth')
+        return found if whole and all(own.fullmatch(name) for name in names) else None
 
     def newest(self) -> tuple[int | None, list[str]]:
         """The newest checkpoint that can be resumed, and a warning for each newer one."""
@@ -160,7 +156,7 @@ class Checkpoints:
             try:
                 with zipfile.ZipFile(path) as archive:
                     damaged = archive.testzip()
-            except (OSError, zipfile.BadZipFile):
+            except Exception:  # a damaged archive can fail in any way
                 return f'{path.name} is torn'
             if damaged:
                 return f'{path.name} is damaged'
@@ -180,9 +176,19 @@ class ValidationRecord:
 
     def load(self, last_iter: int) -> None:
         """Read what was recorded up to iteration ``last_iter``; later ones will come again."""
-        if self.path.is_file():
-            content = read_json(self.path)
-            self.results = {int(k): v for k, v in content.items() if int(k) <= last_iter}
+        if not self.path.is_file():
+            return
+        try:
+            found = {int(k): v for k, v in read_json(self.path).items()}
+            whole = all(_is_validation(results) for results in found.values())
+        except (OSError, ValueError, AttributeError):
+            whole = False
+        if whole:
+            self.results = {k: v for k, v in found.items() if k <= last_iter}
+        else:
+            getLogger('basicsr').warning(
+                f'{self.path} is damaged: earlier validations and their best values are forgotten.'
+            )
 
     def add(self, current_iter: int, dataset: str, means: Mapping[str, float]) -> None:
         """Take one data set's means into the record (not into the file)."""
@@ -203,6 +209,9 @@ def write_json(content: object, path: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON file. ValueError if it is none."""
-    return json.loads(path.read_text(encoding='utf-8'))
+def _is_validation(results: object) -> bool:
+    """Data set -> metric -> number, which may be NaN."""
+    return isinstance(results, dict) and all(
+        isinstance(means, dict) and all(isinstance(x, (int, float)) for x in means.values())
+        for means in results.values()
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from defsr.running.safe_networks import SafeNetworks
 from defsr.running.safe_options import SafeOptions, model_options
 from defsr.running.sharded_validation import ShardedValidation
 from defsr.running.shards import StopValidationError
+from defsr.running.states import check_state
 from defsr.utils import distributed
 from defsr.utils.seeding import seed_generators
 from defsr.utils.stopping import StopRequest
@@ -231,10 +231,9 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         log says which is in force: the state's, or the file's with ``train:resume_with: file``.
 
         Raises:
-            ValueError: if the optimizers have other parameters, or have them in another order.
+            ValueError: for a state that does not fit, see ``check_state``.
         """
-        for optimizer, saved in zip(self.optimizers, resume_state['optimizers'], strict=False):
-            _check_parameters(optimizer, saved)
+        check_state(resume_state, self.optimizers, self.schedulers)
         of_file = self._settings()
         super().resume_training(resume_state)
         self._settle(of_file, resume_state.get('defsr', {}))
@@ -303,26 +302,6 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         )
         number = max(distributed.gather(int(self.stop.signal or 0)))
         raise SystemExit(128 + number)
-
-
-def _check_parameters(optimizer: torch.optim.Optimizer, saved: Mapping) -> None:
-    """A state is taken by position: of other parameters it would be wrong in silence."""
-    there = [group.get('param_names') for group in saved['param_groups']]
-    if None in there:
-        get_root_logger().warning(
-            'The training state does not name its parameters: their order is taken as it stands.'
-        )
-        return
-    here = [group['param_names'] for group in optimizer.param_groups]
-    if here != there:
-        mine, theirs = ([name for group in names for name in group] for names in (here, there))
-        pairs = itertools.zip_longest(mine, theirs, fillvalue='nothing')
-        first = next((f'{a} here, {b} there' for a, b in pairs if a != b), 'in other groups')
-        raise ValueError(
-            f'The training state is of other parameters than the networks have: {first}. Resume '
-            'with the option file that it was written with (network_g, train:optim_g:groups), or '
-            'start anew from its weights (path:pretrain_network_g).'
-        )
 
 
 def _is_numbered(current_iter: int | str) -> TypeGuard[int]:

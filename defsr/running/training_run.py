@@ -12,9 +12,10 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.utils.tensorboard import SummaryWriter
 
 from defsr.methods.build import method_class
-from defsr.running.checkpoints import Checkpoints, read_state
+from defsr.running.checkpoints import Checkpoints
 from defsr.running.loaders import Loaders, build_loaders
 from defsr.running.safe_training import SafeTraining, make_safe
+from defsr.running.states import read_state
 from defsr.utils import distributed
 from defsr.utils.stopping import StopRequest
 

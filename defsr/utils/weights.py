@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defsr.utils.fingerprints import differences
+from defsr.utils.fingerprints import differences, plain
 from defsr.utils.paths import find_pretrained
+from defsr.utils.strangers import read_tensors
 
 CONTAINERS = ('params_ema', 'ema', 'params', 'state_dict')
 TRAINED_WITH = 'trained_with'
-_FOREIGN = re.compile(r'GLOBAL (\S+)')
 
 
 def read_weights(
@@ -45,14 +43,10 @@ def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
     """Everything that a weight file holds, plain data only. Arguments, errors: ``read_weights``."""
     path = find_pretrained(file, option)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of old pickle protocols
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
+        content = read_tensors(path)
+    except ValueError as error:
         raise ValueError(
-            f'{option} is {path}, which is no PyTorch file of plain tensors: {_reason(error)}. '
+            f'{option} is {path}, which is no PyTorch file of plain tensors: {error}. '
             'Give another file, or copy this one anew.'
         ) from None
     if not isinstance(content, Mapping):
@@ -126,14 +120,14 @@ def load_weights(
     from_official = getattr(net, 'from_official', None)
     if from_official is not None and state.keys() != wanted.keys():
         state = from_official(state)
-    if strict:
-        check_same_layout(file, state, wanted, option=option, network=network)
-    else:
+    if not strict:
         state = {
             key: value
             for key, value in state.items()
-            if key in wanted and value.shape == wanted[key].shape
+            if key in wanted and _shape(value) == _shape(wanted[key])
         }
+        wanted = {key: wanted[key] for key in state}
+    check_same_layout(file, state, wanted, option=option, network=network)
     net.load_state_dict(state, strict=strict)
 
 
@@ -158,6 +152,12 @@ def check_trained_with(
             f'{file} does not say what it was trained with: the options are taken as they stand.'
         )
         return
+    try:
+        known = plain(known)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f'{option} is {file}, whose `{TRAINED_WITH}` holds no options. Give another file.'
+        ) from None
     here = {key: value for key, value in wanted.items() if key in known}
     found = differences(here, {key: known[key] for key in here}, 'when it was trained')
     if found:
@@ -194,9 +194,9 @@ def check_same_layout(
         'missing': [key for key in wanted if key not in state],
         'unexpected': [key for key in state if key not in wanted],
         'of another shape': [
-            f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
+            f'{key} {_shape(state[key])} for {_shape(wanted[key])}'
             for key in both
-            if state[key].shape != wanted[key].shape
+            if _shape(state[key]) != _shape(wanted[key])
         ],
     }
     parts = [f'{len(keys)} {what} ({", ".join(keys[:3])})' for what, keys in wrong.items() if keys]
@@ -206,24 +206,33 @@ def check_same_layout(
             f'{"; ".join(parts)}. Change the options of {network}, or {option}.'
         )
     for key in both:
-        kind = _kind(state[key])
-        if kind != _kind(wanted[key]):
+        fault = fault_of_tensor(state[key], wanted[key])
+        if fault:
             raise ValueError(
-                f'{option} is {file}, where {key} is {kind}, but must be {_kind(wanted[key])}. '
-                'Give a file of weights as training writes it.'
+                f'{option} is {file}, where {key} {fault}. Its training went astray, or something '
+                'else wrote it: give a checkpoint as training writes it.'
             )
-        if not bool(torch.isfinite(state[key]).all()):
-            raise ValueError(
-                f'{option} is {file}, where {key} has values that are NaN or infinite. '
-                'Its training went astray: give an earlier checkpoint.'
-            )
+
+
+def fault_of_tensor(tensor: Tensor, like: Tensor) -> str | None:
+    """What of a tensor from a file cannot stand for ``like``, as the end of 'x ...'; or None."""
+    if _kind(tensor) != _kind(like):
+        return f'is {_kind(tensor)}, but must be {_kind(like)}'
+    if tensor.shape != like.shape:
+        return f'is of shape {_shape(tensor)}, but must be of {_shape(like)}'
+    values = tensor.float() if tensor.is_floating_point() else tensor  # float8 has no isfinite
+    return None if bool(torch.isfinite(values).all()) else 'has values that are NaN or infinite'
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return () if tensor.is_nested else tuple(tensor.shape)
 
 
 def _kind(tensor: Tensor) -> str:
     if tensor.is_meta:
         return 'a tensor without values'
-    if tensor.is_quantized:
-        return 'a quantized tensor'
+    if tensor.is_quantized or tensor.is_nested:
+        return f'a {"quantized" if tensor.is_quantized else "nested"} tensor'
     if tensor.layout != torch.strided:
         return f'a {str(tensor.layout).removeprefix("torch.")} tensor'
     return 'of floating point' if tensor.is_floating_point() else f'of {tensor.dtype}'
@@ -233,15 +242,3 @@ def _is_state(content: Mapping) -> bool:
     return bool(content) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     )
-
-
-def _reason(error: Exception) -> str:
-    """One short line; PyTorch's own advice, to load the file unsafely, is not passed on."""
-    text = str(error)
-    foreign = _FOREIGN.search(text)
-    if foreign:
-        return f'it asks for the Python object {foreign[1]}, which weights do not need'
-    known = ('Weights only load failed', 'PytorchStreamReader')
-    if not text or text.startswith(known):
-        return 'it is torn or of another kind'
-    return ' '.join(text.split())[:120].rstrip('. ')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -359,3 +360,57 @@ def test_the_small_benchmark_is_understood():
     benchmark = read_benchmark(load_options(REPOSITORY / 'options/benchmark_small.yml'))
     for method in benchmark.methods.values():
         assert method.plain or (REPOSITORY / method.file).is_file()
+
+
+LABEL = 'a|b <img onerror=x> [c](d) $x$ $'
+
+
+def test_what_a_user_has_named_is_shown_as_it_is(bench, workspace):
+    bench['methods'] = {LABEL: bench['methods']['bicubic'], 'pinv': {'method': 'pinv'}}
+    bench |= {'compare_to': LABEL, 'tables': {'<b>': ['whole']}, 'name': 'b<i>'}
+    bench['published'] = [{'label': LABEL, 'loss': '|', 'scores': {'<u>': [1, 1]}}]
+    benchmark = read_benchmark(bench)
+    runner = Runner(benchmark, Path('results/b'))
+    runner.run()
+    report = Report(benchmark, collect(benchmark, Path('results/b')), {('', '', ''): '<s>\n|'})
+    text = report.markdown()
+    assert r'| a\|b &lt;img onerror=x&gt; \[c\](d) $x$ $ | - |' in text
+    assert not {'<img', '<b>', '<i>', '<u>', '<s>'} & set(text.replace('>', '> ').split())
+    rows = [line for line in text.splitlines() if line.startswith('|')]
+    assert {len(re.split(r'(?<!\\)\|', line)) for line in rows} == {7, 5}
+    report.write(Path('results/b'))
+
+
+def test_rows_are_called_as_the_option_file_calls_them_now(bench):
+    """And what a stranger wrote into them leads nowhere."""
+    bench['methods'] = {'bicubic': {'method': 'bicubic'}}
+    measure_all(bench)
+    text = results_file().read_text()
+    results_file().write_text(text.replace('"whole"', '"../../x"').replace('bicubic', 'c'))
+    bench |= {'methods': {'other': {'method': 'bicubic'}}, 'compare_to': 'other'}
+    found = collect(read_benchmark(bench), results_file().parent)
+    assert {(row['method'], row['dataset']) for row in found} == {
+        ('other', 'whole'), ('other', 'middle')
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '3', '[]', '{"key": []}', '{"key": "a"}', '[' * 100_000, '9' * 5000, '\xff',
+        '{"key": "a", "psnr": NaN, "ssim": 1, "seconds": 1, "megapixels": 1, "parameters": 1}',
+        '{"key": "a", "psnr": 1e3, "ssim": "", "seconds": 1, "megapixels": 1, "parameters": 1}',
+        '{"key": "a", "psnr": true, "ssim": 1, "seconds": 1, "megapixels": 1, "parameters": 1}',
+    ],
+    ids=lambda line: line[:40],
+)  # fmt: skip
+def test_a_strange_line_is_passed_over(tmp_path, line):
+    (tmp_path / 'rows.jsonl').write_bytes(line.encode('latin-1') + b'\n')
+    assert Results(tmp_path / 'rows.jsonl').read() == {}
+
+
+@pytest.mark.parametrize('name', ['../x', '/x', '..', 'a\n', '\x1b[2J', 'x' * 101, '\udcff'])
+def test_data_sets_cannot_lead_out_of_the_results(bench, name):
+    bench['datasets'] = {name: bench['datasets']['whole']}
+    with pytest.raises(ValueError, match='^A name in datasets is .*, but must'):
+        read_benchmark(bench)

@@ -36,8 +36,11 @@ def test_a_record_is_read_as_written(tmp_path):
         lambda text: '{}',
         lambda text: text.replace('20', '21'),
         lambda text: '',
+        lambda text: '[' * 100_000,
+        lambda text: text.replace('"ref_de"', '["ref_de"]').replace('"de"', '["de"]'),
+        lambda text: text.replace('"enhancer": {', '"enhancer": "", "x": {'),
     ],
-    ids=['torn', 'list', 'empty', 'edited', 'nothing'],
+    ids=['torn', 'list', 'empty', 'edited', 'nothing', 'deep', 'list as kind', 'text as enhancer'],
 )
 def test_a_damaged_record_is_refused(tmp_path, spoil):
     write_record(tmp_path, make_record('de', 'matlab', ENHANCER))

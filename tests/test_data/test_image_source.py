@@ -149,9 +149,7 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch, write_image):
 def test_names_are_text_of_one_line(rgb, tmp_path, name):
     """OpenCV dies of the first, and the second makes an LMDB that nobody reads."""
     (tmp_path / os.fsdecode(name)).write_bytes(cv2.imencode('.png', rgb)[1].tobytes())
-    with pytest.raises(
-        ValueError, match=r"^gt: the name of an image is 'a\\.*, but must be UTF-8"
-    ):
+    with pytest.raises(ValueError, match=r"^gt: the name of an image is 'a\\.*, but must be UTF-8"):
         ImageSource('gt', tmp_path).names()
     (tmp_path / os.fsdecode(name)).rename(tmp_path / 'a\u3000\u5b57 b.png')
     assert ImageSource('gt', tmp_path).names() == ['a\u3000\u5b57 b.png']

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections import Counter, OrderedDict
 
@@ -11,9 +12,9 @@ from defsr.running import checkpoints
 from defsr.running.checkpoints import (
     Checkpoints,
     ValidationRecord,
-    read_state,
     save_tensors,
 )
+from defsr.running.states import read_state
 
 CPU = torch.device('cpu')
 
@@ -100,6 +101,15 @@ def test_a_damaged_one_is_passed_over(store, tmp_path, with_list, name, damage, 
         '\x00',
         '{"files": {"a": 3}}',
         '{"files": {"a": {}}}',
+        '{"files": {}}',
+        '{"files": []}',
+        '{"files": {"16.state": {"bytes": 1, "sha256": "0"}}}',
+        '{"files": {"net_g_16.pth": {"bytes": 1, "sha256": "0"}}}',
+        '{"files": {"16.state": {"bytes": 1, "sha256": ""}, "net_g_8.pth": '
+        '{"bytes": 1, "sha256": ""}}}',
+        '{"iter": ' + '[' * 100_000,
+        '{"iter": ' + '9' * 5000 + '}',
+        '{"iter": ' + '[' * 60 + ']' * 60 + '}',
     ],
 )
 def test_a_damaged_list(store, content):
@@ -112,7 +122,7 @@ def test_a_list_names_files_of_the_experiment_only(store, tmp_path):
     (tmp_path / 'secret.pth').write_text('x')
     content = {'iter': 16, 'files': {'../../secret.pth': {'bytes': 1, 'sha256': '0'}}}
     (store.states / '16.json').write_text(json.dumps(content))
-    assert 'is missing' in store.fault_of(16)
+    assert '16.json cannot be read, or lists something else' in store.fault_of(16)
 
 
 def test_torch_alone_does_not_see_a_flipped_bit(store):
@@ -182,6 +192,35 @@ def test_a_state_cannot_run_code(tmp_path, monkeypatch):
     assert not (tmp_path / 'pwned').exists()
 
 
+def test_advice_to_load_it_unsafely_is_not_passed_on(tmp_path):
+    torch.save(state_of(1) | {'x': Attack()}, tmp_path / 'bad.state')
+    with pytest.raises(ValueError, match='asks for the Python object .*mkdir, which') as refused:
+        read_state(tmp_path / 'bad.state', CPU)
+    assert 'weights_only' not in str(refused.value) and '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'iter': 'x'},
+        {'iter': -1},
+        {'epoch': True},
+        {'epoch': 10**30},
+        {'optimizers': 3},
+        {'optimizers': [3]},
+        {'schedulers': [None]},
+        {'defsr': 3},
+        {'defsr': {'images_done': 'x', 'manual_seed': 0}},
+        {'defsr': {'images_done': 3, 'manual_seed': 0, 'num_nonfinite': []}},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind(tmp_path, change):
+    torch.save(state_of(1) | change, tmp_path / 'x.state')
+    with pytest.raises(ValueError, match='x.state is no training state: its values are of another'):
+        read_state(tmp_path / 'x.state', CPU)
+
+
 @pytest.mark.parametrize('content', [[1], {'iter': 1}, torch.zeros(3)])
 def test_what_is_no_state(tmp_path, content):
     torch.save(content, tmp_path / 'x.state')
@@ -208,3 +247,19 @@ def test_the_record_of_validations(tmp_path):
     assert again.has(10, 'a') and not again.has(10, 'b') and not again.has(20, 'a')
     again.load(last_iter=20)
     assert again.has(20, 'b')
+
+
+@pytest.mark.parametrize(
+    'content', ['', '[]', '{"x": {}}', '{"8": 3}', '{"8": {"v": 3}}', '{"8": {"v": {"psnr": []}}}',
+                '[' * 100_000, b'\xff'], ids=lambda x: str(x[:20]),
+)  # fmt: skip
+def test_a_damaged_record_of_validations_is_ignored_with_a_warning(tmp_path, caplog, content):
+    path = tmp_path / 'validation.json'
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    record = ValidationRecord(path)
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(caplog.handler)
+    record.load(100)
+    logger.removeHandler(caplog.handler)
+    assert record.results == {}
+    assert f'{path} is damaged: earlier validations' in caplog.text

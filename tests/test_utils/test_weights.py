@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 
-from defsr.utils.weights import check_same_layout, read_checkpoint, read_weights
+from defsr.utils.weights import (
+    check_same_layout,
+    check_trained_with,
+    load_weights,
+    read_checkpoint,
+    read_weights,
+)
 
 OPTION = 'path:pretrain_network_g'
 
@@ -145,3 +152,44 @@ def test_tensors_of_another_kind(change, kind):
     with pytest.raises(ValueError, match=f'conv.weight is {kind}, but must be of floating point'):
         check(wrong, state(1.0))
     check({key: value.half() for key, value in state(1.0).items()}, state(1.0))
+
+
+def test_a_net_that_takes_what_fits_takes_nothing_strange(tmp_path):
+    for value in (float('inf'), float('nan')):
+        torch.save({'weight': torch.full((2, 3), value)}, tmp_path / 'w.pth')
+        net = torch.nn.Linear(3, 2)
+        with pytest.raises(ValueError, match='NaN or infinite'):
+            load_weights(net, tmp_path / 'w.pth', option=OPTION, network='n', strict=False)
+
+
+def alias_bomb():
+    lists = [[0] * 9]
+    for _ in range(9):
+        lists.append([lists[-1]] * 9)
+    return lists[-1]
+
+
+def nest(depth):
+    return [nest(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize('content', [alias_bomb(), nest(60)], ids=['aliases', 'depth'])
+def test_what_a_walk_would_not_come_back_from(tmp_path, content):
+    """What the message would show of it, or `trained_with` be compared with."""
+    torch.save({'params': state(1.0), 'trained_with': {'a': content}}, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='nested too deep, or holds too many values'):
+        read_checkpoint(tmp_path / 'w.pth', option=OPTION)
+
+
+def test_a_mapping_whose_methods_are_something_else(tmp_path):
+    content = OrderedDict(state(1.0))
+    content.get = 3
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='it has a mapping with attributes'):
+        read_checkpoint(tmp_path / 'w.pth', option=OPTION)
+
+
+def test_trained_with_something_that_is_no_option(tmp_path):
+    content = {'params': state(1.0), 'trained_with': {'scale': torch.ones(3)}}
+    with pytest.raises(ValueError, match='w.pth, whose `trained_with` holds no options'):
+        check_trained_with(content, {'scale': 4}, 'w.pth', OPTION)
