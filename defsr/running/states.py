@@ -6,6 +6,7 @@ import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn
 
 import torch
@@ -25,6 +26,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
 }
 _OURS = {'images_done': int, 'manual_seed': int}
 _COUNTS = (*_OURS, 'num_nonfinite', 'ema_decay')
+_TECHNICAL = ('foreach', 'fused', 'capturable', 'differentiable', 'betas')
 _ADAM = {'step', 'exp_avg', 'exp_avg_sq'}
 
 
@@ -67,12 +69,12 @@ def check_state(
     for optimizer, saved in zip(optimizers, state['optimizers'], strict=True):
         _check_groups(optimizer, saved)
         _check_names(optimizer, saved)
-        _check_tensors(optimizer, saved['state'])
+        _check_tensors(optimizer, saved)
     for scheduler, saved in zip(schedulers, state['schedulers'], strict=True):
         own = vars(scheduler)
         for key, value in saved.items():
             own_method = callable(getattr(type(scheduler), str(key), None))
-            if own_method or not _alike(value, own.get(key, value)):
+            if own_method or key in own and not _alike(value, own[key]):
                 _refuse(f'its scheduler has {key} of another kind')
 
 
@@ -95,8 +97,9 @@ def _check_groups(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     ]:
         return  # `_check_names` says which, and PyTorch that
     for mine, group in zip(optimizer.param_groups, groups, strict=True):
-        for key, value in group.items():
-            if key not in ('params', 'param_names') and not _alike(value, mine.get(key, value)):
+        for key in mine.keys() - {'params', 'param_names'}:
+            is_old = isinstance(mine[key], (bool, NoneType)) and key not in group
+            if not is_old and not _alike(group.get(key), mine[key], exactly=key in _TECHNICAL):
                 _refuse(f'an optimizer has {key} of another kind')
 
 
@@ -110,7 +113,7 @@ def _check_names(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         return
     here = [group['param_names'] for group in optimizer.param_groups]
     if here != there:
-        mine, theirs = ([str(name) for group in n for name in group] for n in (here, there))
+        mine, theirs = ([str(name) for group in n for name in _named(group)] for n in (here, there))
         pairs = itertools.zip_longest(mine, theirs, fillvalue='nothing')
         first = next((f'{a} here, {b} there' for a, b in pairs if a != b), 'in other groups')
         raise ValueError(
@@ -120,13 +123,19 @@ def _check_names(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         )
 
 
-def _check_tensors(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
+def _named(group: object) -> Sequence[object]:
+    return group if isinstance(group, (list, tuple)) else [group]
+
+
+def _check_tensors(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """By position, as PyTorch takes them."""
     parameters = [p for group in optimizer.param_groups for p in group['params']]
-    for index, values in state.items():
+    needs = _ADAM if isinstance(optimizer, torch.optim.Adam) else set()
+    if any(group.get('amsgrad') for group in saved['param_groups']):
+        needs = needs | {'max_exp_avg_sq'}
+    for index, values in saved['state'].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters):
             _refuse(f'an optimizer has values of a parameter {index}, of which there are fewer')
-        needs = _ADAM if isinstance(optimizer, torch.optim.Adam) else set()
         if not isinstance(values, Mapping) or values and not needs <= values.keys():
             _refuse(f'an optimizer has not all values of parameter {index}')
         for key, value in values.items():
@@ -135,12 +144,17 @@ def _check_tensors(optimizer: Optimizer, state: Mapping[Any, Any]) -> None:
             fault = fault_of_tensor(value, like) if is_tensor else None
             if fault or not (is_tensor or key == 'step' and is_number(value)):
                 _refuse(f'{key} of parameter {index} {fault or "is no tensor"}')
+            if key == 'step' and not 0 <= float(value) < 2**53:
+                _refuse(f'step of parameter {index} is {float(value)}')
 
 
-def _alike(value: object, mine: object) -> bool:
+def _alike(value: object, mine: object, *, exactly: bool = False) -> bool:
     """Whether an option of an optimizer or scheduler can be what another one is."""
     if isinstance(mine, (list, tuple)):
-        return isinstance(value, (list, tuple)) and all(map(is_number, value))
+        same = isinstance(value, (list, tuple)) and all(map(is_number, value))
+        return same and (not exactly or len(value) == len(mine))  # type: ignore[arg-type]
     if isinstance(mine, Mapping):
-        return isinstance(value, Mapping) and all(map(is_number, value))
-    return value is None or isinstance(value, (bool, str)) or is_number(value)
+        return isinstance(value, Mapping) and all(map(is_number, (*value, *value.values())))
+    if isinstance(mine, (bool, NoneType)):
+        return value is mine if exactly else isinstance(value, (bool, NoneType))
+    return isinstance(value, str) if isinstance(mine, str) else is_number(value)
