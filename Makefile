@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test faults lint format setup dist clean
+.PHONY: demo test faults fuzz lint format setup dist clean
 
 setup: $(READY)
 
@@ -43,6 +43,10 @@ test: lint
 # Kill trainings, LMDB builds and caches being made, and compare what comes of them: 20 minutes.
 faults: $(READY)
 	DEFSR_FAULTS=long $(BIN)/python -m pytest -q tests/faults
+
+# Read thousands of images, option files, lists, records and checkpoints that are damaged: 10 minutes.
+fuzz: $(READY)
+	DEFSR_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout 1800 tests/fuzz
 
 # The sdist, and the wheel made of it: docs/release.md.
 dist: $(READY)

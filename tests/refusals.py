@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import re
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -287,8 +288,13 @@ OPTIONS = [
         'datasets:train:batch_size_per_gpu', 'datasets:val:name',
     )),
     option('network_g:aggregator', ABSENT, 'network_g:aggregator is missing, which DEFNet needs.'),
-    option('name', 7, 'name is 7, but must be a text that can name a folder. Put it in quotes.'),
+    option('name', 7, 'name is 7, but must be a text. Put it in quotes.'),
     option('name', '../x', "name is '../x', but must be a text that can name a folder."),
+    option('datasets:val:name', '../../x',
+           "datasets:val:name is '../../x', but must be a text that can name a folder."),
+    option('datasets:val:name', 'x' * 101, 'but must have at most 100 bytes: files are named by it',
+           'name of 101 letters'),
+    option('val:suffix', '/../x', "val:suffix is '/../x', but must be a text that can name a"),
     option('model_type', 'DEFMoodel', "model_type is 'DEFMoodel', …Did you mean `DEFModel`?"),
     option('num_gpu', -1, 'num_gpu is -1, but must be at least 0.'),
     option('num_gpu', 'two', "num_gpu is 'two', but must be a whole number; or write auto."),
@@ -552,6 +558,13 @@ def bomb() -> bytes:
     return bytes(content)
 
 
+def two_widths() -> bytes:
+    """A TIFF that says to one decoder 50 pixels, and to another 40,000."""
+    entries = [(256, 50), (256, 40000), (257, 40000)]
+    tags = b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in entries)
+    return b'II*\0' + struct.pack('<IH', 8, len(entries)) + tags + bytes(8)
+
+
 def flip(name: str) -> Callable[[Workspace], object]:
     """Changes a byte in the middle."""
 
@@ -621,6 +634,17 @@ IMAGES = [
     Case('header of 900 megapixels', write('gt/1.png', bomb()),
          'gt/1.png has 900.0 megapixels (30000x30000, HxW), more than '
          'datasets:cufed_train:max_megapixels=128. Reduce the image or raise the limit.', read),
+    Case('TIFF with two widths', write('gt/1.png', two_widths()),
+         'gt/1.png cannot be read as an image (PNG, JPEG, BMP, TIFF, WEBP).', read),
+    Case('run-length BMP of nothing', write('gt/1.png', encode('BMP')[:18] + b'\xff\xff\0\0' * 2
+                                            + encode('BMP')[26:]),
+         'gt/1.png is cut off: the file ends before the image does.', read),
+    Case('image name with a line break', lambda w: w.image('gt/a\nb.png', 48, 64),
+         "the name of an image is 'a\\nb.png', but must be UTF-8 without line breaks and control",
+         read),
+    Case('image name that is not UTF-8', lambda w: (w.folder / 'gt/0.png').rename(
+        w.folder / 'gt' / os.fsdecode(b'\xff.png')),
+         "the name of an image is '\\udcff.png', but must be UTF-8", read),
     Case('input smaller than the crop', small('gt/1.png', 20, 30), 'gt/1.png is 20x28 (HxW, a '
          'multiple of scale), smaller than datasets:cufed_train:gt_size=32.', read),
     Case('input of 1x1', small('gt/1.png', 1, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from defsr.config.blocks import check_arguments, check_networks, check_run, required
@@ -76,6 +76,7 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     """
     check_run(opt)
     given = {key: value for key, value in opt.items() if value is not None}
+    check_keys('', given, [each.name for each in fields(Benchmark)])
     check_arguments('', given, Benchmark)
     scale = check_int('scale', opt['scale'], 2)
     blocks = {name: check_block(name, given[name]) for name in BLOCKS if name in given}

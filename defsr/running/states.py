@@ -90,7 +90,9 @@ def _check_groups(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         _refuse('an optimizer has no state or param_groups')
     groups = saved['param_groups']
     for group in groups:
-        if not is_block(group, {'params': (list, tuple)}):
+        if not is_block(group, {'params': (list, tuple)}) or not all(
+            type(number) is int for number in group['params']
+        ):
             _refuse('an optimizer has a group without params')
     if [len(group['params']) for group in groups] != [
         len(group['params']) for group in optimizer.param_groups
@@ -130,6 +132,8 @@ def _named(group: object) -> Sequence[object]:
 def _check_tensors(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """By position, as PyTorch takes them."""
     parameters = [p for group in optimizer.param_groups for p in group['params']]
+    if [i for group in saved['param_groups'] for i in group['params']] != [*range(len(parameters))]:
+        _refuse('an optimizer has other parameters')
     needs = _ADAM if isinstance(optimizer, torch.optim.Adam) else set()
     if any(group.get('amsgrad') for group in saved['param_groups']):
         needs = needs | {'max_exp_avg_sq'}

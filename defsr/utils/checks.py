@@ -38,8 +38,7 @@ def check_name(name: str, value: object) -> str:
     text = check_text(name, value)
     if '/' in text or text in ('.', '..'):
         raise ValueError(
-            f'{name} is {value!r}, but must be a text that can name a folder: no path, not .. '
-            'itself.'
+            f'{name} is {value!r}, but must be a text that can name a folder. Take out the slash.'
         )
     if len(text.encode()) > _MOST_OF_A_NAME:
         raise ValueError(

@@ -50,7 +50,8 @@ def strange() -> list[Any]:
     odd.get = odd.values = 3  # type: ignore[attr-defined]
     return [
         *VALUES, x, x.long(), x.bool(), x.cfloat(), x.to(torch.int8), x.to('meta'),
-        x * float('nan'), x * float('inf'), x.to_sparse(), x[:0], x[0, 0], torch.ones(2**10).expand(2**20, 2**10),
+        x * float('nan'), x * float('inf'), x.to_sparse(), x[:0], x[0, 0],
+        torch.ones(2**10).expand(2**20, 2**10),
         torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), x.to(torch.float8_e4m3fn), x.half(),
         torch.nested.nested_tensor([x]), lists, circle, odd, Attack(), {1: {}}, {(1, 2): x},
         (x,), {x.dtype}, b'x', nn.Parameter(x), torch.Size([3]),
