@@ -30,6 +30,7 @@ from defsr.archs.adm_blocks import (
     zeroed,
 )
 from defsr.utils.checks import check_int
+from defsr.utils.kinds import Count, Positive, Share
 
 CHANNEL_MULT = {
     64: (1, 2, 3, 4),
@@ -73,19 +74,19 @@ class ADMUNet(nn.Module):
 
     def __init__(
         self,
-        image_size: int = 256,
-        num_in_ch: int = 3,
-        num_out_ch: int = 6,
-        num_feat: int = 256,
-        num_res_block: int = 2,
-        attention_resolutions: Sequence[int] = (32, 16, 8),
-        channel_mult: Sequence[float] | None = None,
-        num_head_channels: int | None = 64,
-        num_heads: int = 4,
+        image_size: Count = 256,
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 6,
+        num_feat: Count = 256,
+        num_res_block: Count = 2,
+        attention_resolutions: Sequence[Count] = (32, 16, 8),
+        channel_mult: Sequence[Positive] | None = None,
+        num_head_channels: Count | None = 64,
+        num_heads: Count = 4,
         use_scale_shift_norm: bool = True,
         resblock_updown: bool = True,
         use_new_attention_order: bool = False,
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
         check_int('num_res_block', num_res_block, 1)

@@ -40,6 +40,21 @@ def build_inner(option: str, block: Mapping[str, Any]) -> nn.Module:
     return ARCH_REGISTRY.get(name)(**opt)
 
 
+def check_factor(where: str, block: Mapping[str, Any], option: str, scale: object) -> None:
+    """ValueError if a network says of itself that it upsamples by another factor than ``scale``.
+
+    Args:
+        where: the path of its block.
+        option: that of ``scale``.
+    """
+    made = with_defaults(ARCH_REGISTRY.get(block['type']), block)
+    for key in ('upscale', 'scale'):
+        if made.get(key, scale) != scale:
+            raise ValueError(
+                f'{where}:{key} is {made[key]}, but {option} is {scale}. Set both to the same.'
+            )
+
+
 def completed(block: Mapping[str, Any]) -> dict[str, Any]:
     """A network's block with the defaults of its class, those inside it too, as JSON holds it."""
     own = {k: completed(v) if isinstance(v, Mapping) else v for k, v in block.items()}

@@ -10,7 +10,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from defsr.archs.blocks import build_inner
+from defsr.archs.blocks import build_inner, check_factor
 from defsr.archs.enhancer_base import Enhancer
 from defsr.ops.tiles import make_tiles
 from defsr.utils.checks import check_image, check_int
@@ -65,6 +65,9 @@ class SISREnhancer(Enhancer):
         super().check(where, block)
         check_int(f'{where}:tile', block.get('tile', 256), 1)
         check_int(f'{where}:overlap', block.get('overlap', 32), 0)
+        if 'network' in block:
+            scale = block.get('scale', 4)
+            check_factor(f'{where}:network', block['network'], f'{where}:scale', scale)
 
     def fingerprint(self) -> dict[str, Any]:
         """As ``Enhancer.fingerprint``, with the network and its weights' SHA-256."""

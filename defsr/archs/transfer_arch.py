@@ -14,6 +14,7 @@ from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
 from defsr.utils.checks import check_choice, check_int
+from defsr.utils.kinds import Count
 
 WHERE = 'network_g:transfer'  # in an option file
 
@@ -41,8 +42,8 @@ class DCNTransferArch(nn.Module):
     def __init__(
         self,
         num_ch: Mapping[str, int] | None = None,
-        num_offset_feat: int | None = None,
-        num_group: int = 8,
+        num_offset_feat: Count | None = None,
+        num_group: Count = 8,
         use_confidence: bool = True,
         backend: Backend = 'auto',
     ) -> None:

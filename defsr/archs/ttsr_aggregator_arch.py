@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
-from defsr.utils.checks import check_int
+from defsr.utils.kinds import Count, Whole, entries
 
 MATRIX_SIDE = 128  # up to this side bicubic upsampling is a product with matrices
 
@@ -37,10 +37,10 @@ class TTSRAggregator(nn.Module):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_block: Sequence[int] = (16, 16, 8, 4),
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 3,
+        num_feat: Count = 64,
+        num_block: Sequence[Whole] = (16, 16, 8, 4),
         res_scale: float = 1.0,
         num_ch: Mapping[str, int] | None = None,
         use_feat_de: bool = False,
@@ -81,11 +81,7 @@ class TTSRAggregator(nn.Module):
     @classmethod
     def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
-        num_block = [*block['num_block']]
-        if len(num_block) != 4:
-            raise ValueError(f'{where}:num_block is {num_block}, expected four numbers of blocks.')
-        for number in num_block:
-            check_int(f'An entry of {where}:num_block', number, 0)
+        entries(4, 4)(f'{where}:num_block', block['num_block'])
         if {*LEVEL_FACTORS} - {*check_channels(where, block['num_ch'])}:
             raise ValueError(f'{where}:num_ch must have all of {[*LEVEL_FACTORS]}.')
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn as nn
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from defsr.archs.adm_blocks import timestep_embedding, zeroed
 from defsr.utils.checks import check_int
+from defsr.utils.kinds import Count, entries
 
 
 class FilmBlock(nn.Module):
@@ -65,15 +66,17 @@ class UnshuffleUNet(nn.Module):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        unshuffle: int = 2,
-        num_feat: Sequence[int] = (64, 128, 192),
-        num_block: int = 2,
-        emb_ch: int = 128,
+        num_in_ch: Count = 3,
+        num_out_ch: Count = 3,
+        unshuffle: Count = 2,
+        num_feat: Annotated[Sequence[Count], entries(1)] = (64, 128, 192),
+        num_block: Count = 2,
+        emb_ch: Count = 128,
     ) -> None:
         super().__init__()
-        self.check('UnshuffleUNet', {'num_block': num_block, 'unshuffle': unshuffle})
+        self.check(
+            'UnshuffleUNet', {'num_block': num_block, 'unshuffle': unshuffle, 'emb_ch': emb_ch}
+        )
         self.unshuffle, self.emb_ch = unshuffle, emb_ch
         self.stride = unshuffle * 2 ** (len(num_feat) - 1)
         self.embed = nn.Sequential(nn.Linear(emb_ch, emb_ch), nn.SiLU(), nn.Linear(emb_ch, emb_ch))
@@ -95,6 +98,8 @@ class UnshuffleUNet(nn.Module):
         """Refuse arguments that the constructor would; ValueError names the option."""
         for key in ('num_block', 'unshuffle'):
             check_int(f'{where}:{key}', block[key], 1)
+        if block['emb_ch'] % 2:
+            raise ValueError(f'{where}:emb_ch is {block["emb_ch"]}, but must be even.')
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """(N,C,H,W) about [-1,1] and (N,) timesteps, fractions allowed -> (N,num_out_ch,H,W).

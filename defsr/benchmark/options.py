@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
-from defsr.config.blocks import check_arguments, check_networks, check_run, required
+from defsr.config.blocks import (
+    check_arguments,
+    check_block_of,
+    check_networks,
+    check_run,
+    required,
+)
 from defsr.config.files import load_options
 from defsr.data.triplet_options import TripletOptions
 from defsr.utils.checks import (
-    check_at_least,
     check_block,
     check_choice,
     check_int,
@@ -20,8 +25,19 @@ from defsr.utils.checks import (
     check_name,
     check_text,
 )
+from defsr.utils.kinds import NotNegative, Text, entries
 
-METHOD_KEYS = ('method', 'options', 'weights', 'loss')
+METHOD = {
+    'method': str,
+    'options': str,
+    'weights': str | None,
+    'loss': Text | None,
+}
+PUBLISHED = {  # scores: PSNR and SSIM by data set
+    'label': Text,
+    'loss': Text | None,
+    'scores': Mapping[str, Annotated[Sequence[NotNegative], entries(2, 2)]],
+}
 PLAIN = ('bicubic', 'pinv')
 BLOCKS = ('datasets', 'methods', 'groups', 'tables', 'bootstrap', 'examples')
 
@@ -132,12 +148,13 @@ def _data_set(name: str, block: object, scale: int) -> dict[str, Any]:
 
 def _candidate(label: str, block: Any) -> Candidate:
     where = f'methods:{check_text("A name in methods", label)}'
-    check_keys(where, check_block(where, block), METHOD_KEYS)
+    check_keys(where, check_block(where, block), METHOD)
     if 'method' in block:
         plain = check_choice(f'{where}:method', block['method'], PLAIN)
         check_keys(where, block, ('method',))
         return Candidate(label, plain)
-    file = str(required(block, where, 'options'))
+    check_block_of(where, block, METHOD, ('options',))
+    file = block['options']
     opt: Mapping[str, Any] = {}
     with suppress(FileNotFoundError):  # of the file or of weights, told in the method's row
         opt = load_options(file, f'{where}:options')
@@ -146,7 +163,7 @@ def _candidate(label: str, block: Any) -> Candidate:
         except ValueError as error:
             raise ValueError(f'{where}:options is {file}. {error}') from None
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
-    loss = check_text(f'{where}:loss', block.get('loss') or loss_of(opt.get('train')))
+    loss = block.get('loss') or loss_of(opt.get('train'))
     return Candidate(label, '', opt, file, str(weights), loss)
 
 
@@ -170,12 +187,6 @@ def _check_published(rows: object) -> None:
     """Rows of a paper: label, loss, and PSNR and SSIM by the paper's own names of data sets."""
     for number, row in enumerate(check_list('published', rows, ' of rows')):
         where = f'published:{number}'
-        check_keys(where, check_block(where, row), ('label', 'loss', 'scores'))
-        check_text(f'{where}:label', required(row, where, 'label'))
-        check_text(f'{where}:loss', row.get('loss', '-'))
-        for name, scores in check_block(f'{where}:scores', row.get('scores')).items():
+        check_block_of(where, row, PUBLISHED, ('label', 'scores'), only=True)
+        for name in row['scores']:
             check_text(f'A name in {where}:scores', name)
-            if not isinstance(scores, list) or len(scores) != 2:
-                raise ValueError(f'{where}:scores:{name} is {scores!r}, but must be [PSNR, SSIM].')
-            for score in scores:
-                check_at_least(f'{where}:scores:{name}', score, 0)

@@ -8,17 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY, Registry
 
-from defsr.utils.checks import (
-    check_block,
-    check_choice,
-    check_int,
-    check_keys,
-    check_name,
-    did_you_mean,
-)
+from defsr.config.basicsr_options import ARGUMENTS, DIST, PATH, RUN
+from defsr.utils.checks import check_block, check_keys, did_you_mean
 from defsr.utils.fingerprints import with_defaults
+from defsr.utils.kinds import check_kind, kinds_of
 from defsr.utils.paths import find_pretrained
 
 RUN_KEYS = (
@@ -29,12 +25,6 @@ FILLED_KEYS = (
     'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path', 'seed_was_drawn',
 )  # fmt: skip
 INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser', 'network')
-_KINDS = (
-    (bool, 'true or false'),
-    ((int, float), 'a number'),
-    (str, 'a text'),
-    ((list, tuple), 'a list'),
-)
 
 
 def required(block: Mapping[str, Any], where: str, key: str) -> Any:
@@ -68,17 +58,17 @@ def check_arguments(
     target: Callable,
     *,
     given: Sequence[str] = (),
-    strict: bool = False,
 ) -> None:
     """Compare a block, but for its ``type``, with the arguments of what will be called with it.
 
-    ValueError for an unknown key, for a missing one that has no default, and for a value of another
-    kind than its default (number, text, list, true or false).
+    ValueError for an unknown key, for a missing one that has no default, and for a value that is
+    not of its type: what the target annotates, or what is known of BasicSR's and PyTorch's.
 
     Args:
         given: arguments that do not come from the block.
-        strict: refuse unknown keys even if ``target`` swallows them with ``**kwargs``.
     """
+    foreign = is_foreign(target)
+    kinds = kinds_of(target) | (ARGUMENTS if foreign else {})
     parameters = inspect.signature(target).parameters.values()
     swallows = any(p.kind == p.VAR_KEYWORD for p in parameters)
     named = [
@@ -87,14 +77,14 @@ def check_arguments(
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in given
     ]
     keys = {key: value for key, value in block.items() if key != 'type'}
-    if strict or not swallows:
+    if foreign or not swallows:  # BasicSR's metrics would swallow a typo
         check_keys(where, keys, [p.name for p in named])
     for p in named:
         if p.default is p.empty and p.name not in keys:
             option = join(where, p.name)
             raise ValueError(f'{option} is missing, which {target.__name__} needs. Set it.')
         if p.name in keys:
-            _check_kind(join(where, p.name), keys[p.name], p.default)
+            check_kind(join(where, p.name), keys[p.name], kinds[p.name])
 
 
 def ask(owner: type, where: str, block: Mapping[str, Any]) -> None:
@@ -118,20 +108,52 @@ def surprises_explained(where: str) -> Iterator[None]:
         raise ValueError(f'{where} has a value of a kind that cannot be: {error}.') from error
 
 
-def check_network(where: str, block: Any) -> None:
-    """Compare a network's block, and those inside it, with what they are for; builds nothing."""
+def is_foreign(target: Callable) -> bool:
+    """Whether it is BasicSR's or PyTorch's, which look at nothing that they are given."""
+    return target.__module__.startswith(('basicsr.', 'torch.'))
+
+
+def check_network(where: str, block: Any, channels: int = 3) -> None:
+    """Compare a network's block, and those inside it, with what they are for.
+
+    Args:
+        channels: of the images.
+    """
     arch = choose(check_block(where, block), where, ARCH_REGISTRY)
     for key, value in block.items():
         if key in INNER_NETWORKS or (isinstance(value, Mapping) and 'type' in value):
-            check_network(f'{where}:{key}', value)
+            check_network(f'{where}:{key}', value, channels)
     ask(arch, where, block)
+    made = with_defaults(arch, block)
+    for key in ('num_in_ch', 'num_out_ch'):  # a denoiser may tell the variance, too
+        most = channels if is_foreign(arch) or key == 'num_in_ch' else 2 * channels
+        if key in made and made[key] not in (channels, most):
+            raise ValueError(
+                f'{where}:{key} is {made[key]}, but must be {channels}: so many channels have '
+                'the images of the data sets.'
+            )
+    if is_foreign(arch):
+        _build_without_memory(where, arch, block)
 
 
-def check_networks(opt: Mapping[str, Any]) -> None:
+def _build_without_memory(where: str, arch: type, block: Mapping[str, Any]) -> None:
+    """What only the constructor of a network of BasicSR's would say."""
+    try:
+        with torch.device('meta'):
+            arch(**{key: value for key, value in block.items() if key != 'type'})
+    except Exception as error:  # whatever it stumbles over
+        if 'meta' not in str(error):  # the network, not its options
+            line = ' '.join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f'{where}: {arch.__name__} cannot be built with these options: {line} Change them.'
+            ) from error
+
+
+def check_networks(opt: Mapping[str, Any], channels: int = 3) -> None:
     """``check_network`` for every block ``network_*`` of an option file."""
     for name, block in opt.items():
         if name.startswith('network_') and block is not None:
-            check_network(name, block)
+            check_network(name, block, channels)
 
 
 def check_path(opt: Mapping[str, Any], own: Sequence[str] = (), *, look: bool = True) -> None:
@@ -146,10 +168,10 @@ def check_path(opt: Mapping[str, Any], own: Sequence[str] = (), *, look: bool = 
     used = {key: value for key, value in path.items() if value is not None}  # null is harmless
     check_keys('path', used, (*own, *known))
     for key, value in used.items():
+        kind = next((PATH[start] for start in PATH if key.startswith(start)), Any)
+        check_kind(f'path:{key}', value, kind)
         if key.startswith('pretrain_network') and look:
             find_pretrained(value, f'path:{key}')
-        if key.startswith('strict_load'):
-            check_choice(f'path:{key}', value, (True, False))
 
 
 def check_adversarial(opt: Mapping[str, Any]) -> None:
@@ -165,23 +187,34 @@ def check_adversarial(opt: Mapping[str, Any]) -> None:
 
 def check_run(opt: Mapping[str, Any]) -> None:
     """Refuse a name, a number of GPUs or settings of several processes that cannot be."""
-    check_name('name', required(opt, '', 'name'))
-    if required(opt, '', 'num_gpu') != 'auto':
-        check_int('num_gpu', opt['num_gpu'], 0, '; or write auto')
+    check_block_of('', opt, RUN, ('name', 'num_gpu'))
     if opt.get('dist_params') is not None:
-        known = ('backend', 'port', 'timeout')
-        check_keys('dist_params', check_block('dist_params', opt['dist_params']), known)
+        check_block_of('dist_params', opt['dist_params'], DIST, only=True)
 
 
-def _check_kind(option: str, value: object, default: object) -> None:
-    for kinds, words in _KINDS:
-        if isinstance(default, kinds):
-            same_bool = isinstance(value, bool) == isinstance(default, bool)
-            if not (isinstance(value, kinds) and same_bool):
-                raise ValueError(
-                    f'{option} is {value!r}, but must be {words}, such as {default!r}.'
-                )
-            return
+def check_block_of(
+    where: str,
+    block: Any,
+    kinds: Mapping[str, Any],
+    needed: Sequence[str] = (),
+    *,
+    only: bool = False,
+) -> Mapping[str, Any]:
+    """``block`` if what it holds of ``kinds`` is of its type; ValueError names the option.
+
+    Args:
+        needed: keys that have to be there.
+        only: refuse keys that are not of ``kinds``.
+    """
+    check_block(where, block)
+    if only:
+        check_keys(where, block, kinds)
+    for key in needed:
+        required(block, where, key)
+    for key, kind in kinds.items():
+        if key in block:
+            check_kind(join(where, key), block[key], kind)
+    return block
 
 
 def join(where: str, key: str) -> str:

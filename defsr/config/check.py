@@ -7,6 +7,7 @@ This walks over the file. What is legal in a block, the class that reads it says
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -16,55 +17,60 @@ from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import (
+    ARCH_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
 )
 
+from defsr.archs.blocks import check_factor
+from defsr.config.basicsr_options import (
+    CROPPED,
+    GIVES,
+    IMAGE_SETS,
+    IO_BACKEND,
+    LOADER,
+    LOGGER,
+    TRAIN,
+    TRAIN_LOADER,
+    VAL,
+    WANDB,
+)
 from defsr.config.blocks import (
+    FILLED_KEYS,
+    RUN_KEYS,
     ask,
     check_adversarial,
     check_arguments,
+    check_block_of,
     check_networks,
     check_path,
     check_run,
     choose,
+    is_foreign,
     registered,
     required,
     surprises_explained,
 )
-from defsr.running.safe_options import LOGGER_KEYS, SafeOptions, model_options
-from defsr.utils.checks import (
-    check_above,
-    check_at_least,
-    check_between,
-    check_block,
-    check_choice,
-    check_int,
-    check_keys,
-    check_list,
-    check_name,
-)
+from defsr.data.triplet_options import BASICSR_KEYS
+from defsr.running.safe_options import SafeOptions, model_options
+from defsr.utils.checks import check_block, check_choice, check_keys
+from defsr.utils.fingerprints import with_defaults
 
-# What BasicSR's models read of `train` and `val`. Of a model of somebody else nobody knows.
+# What BasicSR's models read of `train`. Of a model of somebody else nobody knows.
 SR_KEYS = (
     'total_iter', 'warmup_iter', 'optim_g', 'scheduler', 'ema_decay', 'pixel_opt', 'perceptual_opt',
 )  # fmt: skip
 GAN_KEYS = (*SR_KEYS, 'optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')
 TRAIN_KEYS = {SRModel: SR_KEYS, SRGANModel: GAN_KEYS, ESRGANModel: GAN_KEYS}
-VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'metrics', 'pbar')
 OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
     'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
     'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR,
 }
-# What BasicSR's losses check by an exception of their own, or not at all.
-LOSS_CHOICES = {
-    ('GANLoss', 'gan_type'): ('vanilla', 'lsgan', 'wgan', 'wgan_softplus', 'hinge'),
-    ('PerceptualLoss', 'criterion'): ('l1', 'fro'),
-}
+WORDS = {'lq': 'LR images', 'gt': 'ground truth', 'refs': 'references'}
 
 
 def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
@@ -83,24 +89,36 @@ def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
     """
     model = registered('model_type', required(opt, '', 'model_type'), MODEL_REGISTRY)
     check_run(opt)
-    if opt.get('manual_seed') is not None:
-        check_between('manual_seed', check_int('manual_seed', opt['manual_seed'], 0), 0, 2**31)
-    if 'scale' in opt:
-        check_int('scale', required(opt, '', 'scale'), 1)
     needed = ('network_g', 'datasets', 'path', *(('train', 'logger') if is_train else ('val',)))
     for name in (*needed, 'train', 'logger', 'val'):
         if name in needed or opt.get(name) is not None:
             check_block(name, required(opt, '', name))
-    check_networks(opt)
+    check_networks(opt, _channels(opt['datasets']))
     _check_datasets(opt, is_train)
     if is_train:
         _check_train(opt['train'], getattr(model, 'optimizer_keys', ()))
         _check_logger(opt['logger'])
+        _check_prefetching(opt)
     if opt.get('val') is not None:
         _check_val(opt['val'], is_train)
     _check_model(opt, model, is_train)
     resumes = is_train and (opt.get('auto_resume') or opt['path'].get('resume_state'))
     check_path(opt, ('resume_state', 'ignore_resume_networks'), look=not resumes)
+
+
+def _channels(datasets: Mapping[str, Any]) -> int:
+    """Of the images: one where BasicSR's data sets take the luminance only."""
+    blocks = [block for block in datasets.values() if isinstance(block, Mapping)]
+    return 1 if any(block.get('color') == 'y' for block in blocks) else 3
+
+
+def _check_prefetching(opt: Mapping[str, Any]) -> None:
+    if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
+        why = 'num_gpu is 0' if opt['num_gpu'] == 0 else 'this machine has no CUDA device'
+        if opt['num_gpu'] == 0 or not torch.cuda.is_available():
+            raise ValueError(
+                f'datasets:train:prefetch_mode is cuda, but {why}. Remove it or set cpu.'
+            )
 
 
 def _check_model(opt: Mapping[str, Any], model: type, is_train: bool) -> None:
@@ -111,15 +129,42 @@ def _check_model(opt: Mapping[str, Any], model: type, is_train: bool) -> None:
             model.check(own)
     else:
         if model in TRAIN_KEYS:
+            given = [k for k, v in own.items() if v is not None and k not in FILLED_KEYS]
+            check_keys('', dict.fromkeys(given), RUN_KEYS)
             check_keys('train', train, TRAIN_KEYS[model])
-            check_keys('val', val, VAL_KEYS)
+            check_keys('val', val, VAL)
+            if is_train and not (train.get('pixel_opt') or train.get('perceptual_opt')):
+                raise ValueError('train has no loss. Give pixel_opt, or perceptual_opt.')
         if is_train and (train.get('gan_opt') is not None or issubclass(model, SRGANModel)):
             check_adversarial(opt)
         if not is_train and val['save_img'] and 'suffix' not in val:
             raise ValueError('val:suffix is missing. Add `suffix: ~`, or an end of file names.')
+    _check_factor(opt)
+    needed = getattr(model, 'reads_of_data', lambda opt, is_train: ('lq', 'gt')[: 1 + is_train])
+    _check_given(opt, model, needed(opt, is_train))
     if is_train:
         names = getattr(model, 'metric_names', lambda opt: val.get('metrics') or {})
         SafeOptions.from_opt(opt, names(opt))
+
+
+def _check_factor(opt: Mapping[str, Any]) -> None:
+    block, scale = opt['network_g'], opt.get('scale')
+    if is_foreign(ARCH_REGISTRY.get(block['type'])):
+        check_factor('network_g', block, 'scale', scale)
+
+
+def _check_given(opt: Mapping[str, Any], model: type, needed: Collection[str]) -> None:
+    """What the items of a data set have against what the model takes of them."""
+    gives = {name: getattr(kind, 'gives', GIVES.get(name)) for name, kind in DATASET_REGISTRY}
+    fitting = [name for name, has in gives.items() if has and {*needed} <= {*has}]
+    for phase, block in opt['datasets'].items():
+        given = gives.get(block['type'])  # of somebody else's nobody knows
+        if given and not {*needed} <= {*given}:
+            words = ' and '.join(WORDS[name] for name in needed if name not in given)
+            raise ValueError(
+                f'datasets:{phase}:type is {block["type"]}, but {model.__name__} needs {words}: '
+                f'{" or ".join(fitting)}.'
+            )
 
 
 def _check_datasets(opt: Mapping[str, Any], is_train: bool) -> None:
@@ -146,91 +191,74 @@ def _check_datasets(opt: Mapping[str, Any], is_train: bool) -> None:
 
 def _check_dataset(where: str, block: Mapping[str, Any], phase: str, scale: object) -> None:
     dataset = choose(block, where, DATASET_REGISTRY)
-    check_name(f'{where}:name', required(block, where, 'name'))
-    if phase == 'train':
-        for key, minimum in (('batch_size_per_gpu', 1), ('num_worker_per_gpu', 0)):
-            check_int(f'{where}:{key}', required(block, where, key), minimum)
-        ratio = block.get('dataset_enlarge_ratio', 1)
-        check_above(f'{where}:dataset_enlarge_ratio', ratio, 0)
-        if block.get('prefetch_mode') is not None:
-            check_choice(f'{where}:prefetch_mode', block['prefetch_mode'], ('cpu', 'cuda'))
+    check_block_of(where, block, LOADER, ('name', *(TRAIN_LOADER if phase == 'train' else ())))
     if hasattr(dataset, 'check'):
         with surprises_explained(where):
             dataset.check(where, {**block, 'phase': phase, 'scale': block.get('scale', scale)})
+    if block['type'] in IMAGE_SETS:
+        kinds, needed = IMAGE_SETS[block['type']]
+        check_keys(where, block, {*kinds, *BASICSR_KEYS})
+        check_block_of(where, block, kinds, (*needed, *(CROPPED if phase == 'train' else ())))
+        check_block_of(f'{where}:io_backend', block['io_backend'], IO_BACKEND, ('type',))
 
 
 def _check_train(train: Mapping[str, Any], of_optimizer: Collection[str]) -> None:
-    check_int('train:total_iter', required(train, 'train', 'total_iter'), 1, or_float=True)
-    for key, minimum in (('warmup_iter', -1), ('net_d_iters', 1), ('net_d_init_iters', 0)):
-        if key in train:
-            check_int(f'train:{key}', train[key], minimum, or_float=True)
-    if train.get('ema_decay') is not None:
-        check_between('train:ema_decay', train['ema_decay'], 0, 1)
-    required(train, 'train', 'optim_g')
+    check_block_of('train', train, TRAIN, ('total_iter', 'optim_g', 'scheduler'))
     for key in train:
         where = f'train:{key}'
         if key.startswith('optim_'):
             block = check_block(where, train[key])
             _check_optimizer(where, {k: block[k] for k in block if k not in of_optimizer})
         elif key.endswith('_opt') and train[key] is not None:
-            _check_loss(where, check_block(where, train[key]))
-    _check_scheduler(check_block('train:scheduler', required(train, 'train', 'scheduler')))
+            block = check_block(where, train[key])
+            ask(choose(block, where, LOSS_REGISTRY), where, block)
+    _check_scheduler(train['scheduler'], train['total_iter'])
 
 
 def _check_optimizer(where: str, block: Mapping[str, Any]) -> None:
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(OPTIMIZERS))
-    lr = check_above(f'{where}:lr', required(block, where, 'lr'), 0)
-    check_between(f'{where}:lr', lr, 0, 1e3)
+    required(block, where, 'lr')
     check_arguments(where, block, OPTIMIZERS[kind], given=('params',))
 
 
-def _check_scheduler(block: Mapping[str, Any]) -> None:
+def _check_scheduler(block: Mapping[str, Any], total_iter: float) -> None:
     where = 'train:scheduler'
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(SCHEDULERS))
-    check_arguments(where, block, SCHEDULERS[kind], given=('optimizer',))
-    for key in ('milestones', 'periods', 'restarts', 'restart_weights'):
-        values = block.get(key, [])
-        for value in check_list(f'{where}:{key}', values, f', such as [{values}]'):
-            check_at_least(f'An entry of {where}:{key}', value, 0)
-
-
-def _check_loss(where: str, block: Mapping[str, Any]) -> None:
-    ask(choose(block, where, LOSS_REGISTRY), where, block)
-    for (name, key), choices in LOSS_CHOICES.items():
-        if block['type'] == name and key in block:
-            check_choice(f'{where}:{key}', block[key], choices)
-    if 'layer_weights' in block:
-        check_block(f'{where}:layer_weights', block['layer_weights'])
+    check_arguments(where, block, SCHEDULERS[kind], given=('optimizer', 'last_epoch'))
+    made = with_defaults(SCHEDULERS[kind], block)
+    starts = 'periods' if 'periods' in made else 'restarts'
+    if len(made[starts]) != len(made['restart_weights']):
+        raise ValueError(
+            f'{where}:{starts} has {len(made[starts])} entries, but {where}:restart_weights '
+            f'{len(made["restart_weights"])}. Give one weight for each.'
+        )
+    if starts == 'periods' and sum(made['periods']) < total_iter:
+        raise ValueError(
+            f'{where}:periods sum to {sum(made["periods"])}, less than train:total_iter='
+            f'{total_iter}. Make them as long.'
+        )
 
 
 def _check_logger(block: Mapping[str, Any]) -> None:
-    frequencies = ('print_freq', 'save_checkpoint_freq')
-    check_keys('logger', block, (*frequencies, 'use_tb_logger', 'wandb', *LOGGER_KEYS))
-    for key in frequencies:
-        check_int(f'logger:{key}', required(block, 'logger', key), 1, or_float=True)
-    use_tb = check_choice('logger:use_tb_logger', block.get('use_tb_logger', False), (True, False))
+    needed = ('print_freq', 'save_checkpoint_freq', 'use_tb_logger')
+    check_block_of('logger', block, LOGGER, needed, only=True)
     if block.get('wandb') is not None:
-        wandb = check_block('logger:wandb', block['wandb'])
-        check_keys('logger:wandb', wandb, ('project', 'resume_id'))
-        if wandb.get('project') is not None and not use_tb:
-            raise ValueError('logger:wandb:project needs logger:use_tb_logger: true. Set it.')
+        wandb = check_block_of('logger:wandb', block['wandb'], WANDB, only=True)
+        if wandb.get('project') is not None:
+            if not block['use_tb_logger']:
+                raise ValueError('logger:wandb:project needs logger:use_tb_logger: true. Set it.')
+            if importlib.util.find_spec('wandb') is None:
+                raise ValueError(
+                    'logger:wandb:project needs the package wandb: pip install wandb, or set it '
+                    'to ~.'
+                )
 
 
 def _check_val(val: Mapping[str, Any], is_train: bool) -> None:
-    check_choice('val:save_img', required(val, 'val', 'save_img'), (True, False))
-    if val.get('suffix') is not None:
-        check_name('val:suffix', val['suffix'])
-    if is_train:
-        check_int('val:val_freq', required(val, 'val', 'val_freq'), 1, or_float=True)
-    if val.get('metrics') is None:
-        return
-    for name, block in check_block('val:metrics', val['metrics']).items():
+    check_block_of('val', val, VAL, ('save_img', *(('val_freq',) if is_train else ())))
+    for name, block in (val.get('metrics') or {}).items():
         where = f'val:metrics:{name}'
         metric = choose(check_block(where, block), where, METRIC_REGISTRY)
         check_choice(f'{where}:better', block.get('better', 'higher'), ('higher', 'lower'))
         plain = {key: value for key, value in block.items() if key != 'better'}
-        # BasicSR's take **kwargs only for `better`, and would swallow a typo
-        strict = metric.__module__.startswith('basicsr.')
-        check_arguments(where, plain, metric, given=('img', 'img2'), strict=strict)
-        if 'crop_border' in block:
-            check_int(f'{where}:crop_border', block['crop_border'], 0)
+        check_arguments(where, plain, metric, given=('img', 'img2'))

@@ -41,6 +41,8 @@ class ImageCropDataset(Dataset):
         FileNotFoundError: for a folder that does not exist.
     """
 
+    gives = ('gt',)  # with each image
+
     def __init__(self, opt: Mapping[str, Any]) -> None:
         where = place_of(opt)
         self.check(where, opt)

@@ -56,6 +56,8 @@ class RefTripletDataset(Dataset):
         FileNotFoundError: for folders and listed images that do not exist.
     """
 
+    gives = ('lq', 'gt', 'refs')  # with each image, ``gt`` if there is one
+
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         self.options = options = TripletOptions.from_opt(opt)

@@ -75,7 +75,7 @@ class TripletOptions:
         scale = check_int('scale', opt.get('scale'), 1, SET_IT)
         is_train = phase == 'train'
         gt_size = _crop_side(block, 'gt_size', opt.get('gt_size'), scale) if is_train else 0
-        ref_size = opt.get('ref_size') or gt_size
+        ref_size = gt_size if opt.get('ref_size') is None else opt['ref_size']
         most = opt.get('max_megapixels', MAX_MEGAPIXELS)
         return cls(
             block=block,
@@ -125,7 +125,8 @@ def choice_of(where: str, opt: Mapping[str, Any], key: str, choices: tuple[Choic
 
 def backend_of(where: str, opt: Mapping[str, Any]) -> Backend:
     """``disk`` or ``lmdb``, of a data set's ``io_backend``."""
-    backend = check_block(f'{where}:io_backend', opt.get('io_backend') or {'type': 'disk'})
+    given = opt.get('io_backend')
+    backend = check_block(f'{where}:io_backend', {'type': 'disk'} if given is None else given)
     check_keys(f'{where}:io_backend', backend, ('type',))
     return check_choice(f'{where}:io_backend:type', backend.get('type'), BACKENDS)
 

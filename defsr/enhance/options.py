@@ -12,6 +12,7 @@ from defsr.data.cache_record import KINDS
 from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
 from defsr.methods.networks import check_enhancer
 from defsr.utils.checks import check_block, check_choice, check_int, check_keys, check_list
+from defsr.utils.kinds import check_kind
 
 TOP_KEYS = (
     'name', 'scale', 'num_gpu', 'images_per_batch', 'datasets', 'network_e', 'path', 'dist_params',
@@ -54,7 +55,7 @@ def check_enhance_options(opt: Mapping[str, Any]) -> list[CacheRequest]:
     check_int('images_per_batch', opt.get('images_per_batch', IMAGES_PER_BATCH), 1)
     required(opt, '', 'network_e')
     check_networks(opt)
-    check_path({**opt, 'path': opt.get('path') or {}})
+    check_path({'path': {}} | {key: opt[key] for key in opt if opt[key] is not None})
     datasets = check_block('datasets', required(opt, '', 'datasets'))
     if not datasets:
         raise ValueError('datasets is empty. Add a block such as datasets:train.')
@@ -76,7 +77,7 @@ def _requests(where: str, block: Mapping[str, Any], scale: int) -> list[CacheReq
         )
     check_keys(where, block, BLOCK_KEYS)
     check_choice(f'{where}:type', block.get('type'), ('RefTripletDataset',))
-    required(block, where, 'name')
+    check_kind(f'{where}:name', required(block, where, 'name'), str)
     kinds = check_list(f'{where}:enhance', block.get('enhance', ['de']), ', such as [de]', 1)
     for kind in kinds:
         check_choice(f'An entry of {where}:enhance', kind, tuple(KINDS))

@@ -11,6 +11,7 @@ from torch import nn
 
 from defsr.archs.vgg import VGGTrunk
 from defsr.utils.checks import check_block, check_choice
+from defsr.utils.kinds import NotNegative
 
 WHERE = 'train:perceptual_opt'  # in an option file
 _CRITERIA: dict[str, type[nn.Module] | None] = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
@@ -42,14 +43,14 @@ class TexturePerceptualLoss(PerceptualLoss):
 
     def __init__(
         self,
-        layer_weights: Mapping[str, float],
+        layer_weights: Mapping[str, NotNegative],
         vgg_type: str = 'vgg19',
         weights: str = 'torchvision',
         *,
         use_input_norm: bool = True,
         range_norm: bool = False,
-        perceptual_weight: float = 1.0,
-        style_weight: float = 0.0,
+        perceptual_weight: NotNegative = 1.0,
+        style_weight: NotNegative = 0.0,
         criterion: str = 'l1',
     ) -> None:
         nn.Module.__init__(self)  # the parent's constructor would download a VGG

@@ -106,6 +106,11 @@ class Matched(Method[ReferenceKeys]):
     @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """As ``Method.check``."""
+        if degradation.scale != max(LEVEL_FACTORS.values()):
+            raise ValueError(
+                f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
+                f'{max(LEVEL_FACTORS.values())} only. Set it, and network_e:scale.'
+            )
         nobody: Any = nn.Identity()  # the options are looked at, no network is
         cls(nobody, nobody, degradation=degradation, **cls._own(opt))
         check_enhancer(opt['network_e'], degradation)

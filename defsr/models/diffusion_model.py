@@ -12,7 +12,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from defsr.archs.denoiser_runtime import DenoiserRuntime
-from defsr.config.blocks import required
+from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, required
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
@@ -57,12 +57,13 @@ class DiffusionModel(SRModel):
     @classmethod
     def check(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
         """Refuse options that are not legal (ValueError); what they mean, by attribute."""
+        check_keys('', {key: opt[key] for key in opt if key not in FILLED_KEYS}, RUN_KEYS)
         train, val = opt.get('train') or {}, opt.get('val') or {}
         check_keys('train', train, TRAIN_KEYS)
         check_keys('val', val, VAL_KEYS)
         if train:
             required(train, 'train', 'pixel_opt')
-        schedule = build_schedule('train:schedule', train.get('schedule') or {}, ADM_SCHEDULE)
+        schedule = build_schedule('train:schedule', train.get('schedule', {}), ADM_SCHEDULE)
         lowest = check_between('train:min_alpha_bar', train.get('min_alpha_bar', 0), 0, 1)
         num_levels = schedule.num_levels(lowest)
         if not num_levels:
@@ -83,6 +84,11 @@ class DiffusionModel(SRModel):
             'sigmas': sigmas,
             'runtime': _runtime(train),
         }
+
+    @classmethod
+    def reads_of_data(cls, opt: Mapping[str, Any], is_train: bool) -> tuple[str, ...]:
+        """What the items of its data sets must have."""
+        return ('gt',)
 
     @classmethod
     def metric_names(cls, opt: Mapping[str, Any]) -> list[str]:

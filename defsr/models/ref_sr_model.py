@@ -25,6 +25,7 @@ from defsr.losses.gradient_penalty import gradient_penalty
 from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
+from defsr.methods.single_image import SingleImage
 from defsr.models.parameter_groups import check_rates, parameter_groups
 from defsr.models.validation import ImageValidation
 from defsr.utils.checks import check_at_least, check_choice, check_keys
@@ -108,6 +109,12 @@ class RefSRModel(ImageValidation, SRModel):
         for label in 'gd':
             rates = (train.get(f'optim_{label}') or {}).get('groups')
             check_rates(f'train:optim_{label}:groups', rates or {})
+
+    @classmethod
+    def reads_of_data(cls, opt: Mapping[str, Any], is_train: bool) -> tuple[str, ...]:
+        """What the items of its data sets must have."""
+        needed = ('lq', 'gt') if is_train else ('lq',)
+        return needed if method_class(opt) is SingleImage else (*needed, 'refs')
 
     # -- building ------------------------------------------------------------------------------
 

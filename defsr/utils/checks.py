@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Choice = TypeVar('Choice')
 Number = TypeVar('Number', int, float)
+MOST, MOST_WHOLE = 10**12, 2**31  # of an option: beyond are overflows and work without an end
 
 
 _MOST_OF_A_NAME = 100  # bytes: names of results are made of several, and 255 is a file system's end
@@ -67,15 +68,23 @@ def check_keys(block: str, opt: Mapping[str, Any], known: Collection[str]) -> No
 
 def check_choice(name: str, value: Any, choices: Collection[Choice]) -> Choice:
     """Return ``value`` if it is one of ``choices``; ValueError names the nearest one if not."""
-    if value in list(choices):  # a list, since the value may not be hashable
-        return value
+    for choice in choices:  # true is no 1, and the value may not be hashable
+        if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+            return value
     hint = did_you_mean(value, choices)
-    raise ValueError(f'{name} is {value!r}, but must be one of {list(choices)}.{hint}')
+    words = 'true or false' if [*choices] == [True, False] else f'one of {[*choices]}'
+    raise ValueError(f'{name} is {value!r}, but must be {words}.{hint}')
 
 
-def _is_number(value: object) -> bool:
-    """NumPy's numbers, too."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _number(name: str, value: Any) -> Any:
+    """``value`` if it is a number, one of NumPy's, too, that is not beyond all measure."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or value != value:  # which NaN says of itself
+        raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
+    number: Any = value
+    if number > MOST:
+        raise ValueError(f'{name} is above {MOST:g}, which no option may be.')
+    return number
 
 
 def did_you_mean(value: object, choices: Collection[object]) -> str:
@@ -86,9 +95,7 @@ def did_you_mean(value: object, choices: Collection[object]) -> str:
 
 def check_at_least(name: str, value: Number, minimum: Number) -> Number:
     """Return ``value`` if it is a number of at least ``minimum``; ValueError if not."""
-    if not _is_number(value):
-        raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
-    if not value >= minimum:
+    if not _number(name, value) >= minimum:
         raise ValueError(f'{name} is {value}, but must be at least {minimum}.')
     return value
 
@@ -103,7 +110,7 @@ def check_int(
     is_int = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_int and not (or_float and isinstance(value, float) and value.is_integer()):
         raise ValueError(f'{name} is {value!r}, but must be a whole number{hint}.')
-    return int(check_at_least(name, value, minimum))
+    return int(check_between(name, value, minimum, MOST_WHOLE))
 
 
 def check_block(name: str, value: object) -> Mapping[str, Any]:
@@ -125,9 +132,7 @@ def check_list(name: str, value: object, of: str = '', least: int = 0) -> Sequen
 
 def check_above(name: str, value: Number, limit: Number) -> Number:
     """Return ``value`` if it is a number above ``limit``; ValueError if not (so for NaN)."""
-    if not _is_number(value):
-        raise ValueError(f'{name} is {value!r} ({type(value).__name__}), but must be a number.')
-    if not value > limit:
+    if not _number(name, value) > limit:
         raise ValueError(f'{name} is {value}, but must be above {limit}.')
     return value
 

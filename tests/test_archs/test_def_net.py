@@ -123,7 +123,7 @@ def test_refusals():
         build_network({'type': 'DEFNet', 'transfer': {}, 'aggregator': {}, 'scale': 2})
     with pytest.raises(ValueError, match='skip is .bicubc.* Did you mean `bicubic`'):
         small_net('bicubc')
-    with pytest.raises(ValueError, match='expected four numbers'):
+    with pytest.raises(ValueError, match='must have 4 entries'):
         build_network({'type': 'TTSRAggregator', 'num_block': [1, 2]})
 
 

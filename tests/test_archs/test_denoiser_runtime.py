@@ -131,8 +131,8 @@ def test_half_precision_on_a_gpu(precision, rng):
         ({'precision': 'half'}, "network_e:precision is 'half', but must be one of"),
         ({'precision': 'bf-16'}, 'Did you mean `bf16`'),
         ({'precision': 16}, 'network_e:precision is 16'),
-        ({'channels_last': 'yes'}, "network_e:channels_last is 'yes', but must be one of"),
-        ({'compile': None}, 'network_e:compile is None, but must be one of'),
+        ({'channels_last': 'yes'}, "network_e:channels_last is 'yes', but must be true or false"),
+        ({'compile': None}, 'network_e:compile is None, but must be true or false'),
     ],
     ids=str,
 )

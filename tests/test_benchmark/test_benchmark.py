@@ -344,7 +344,7 @@ MISTAKES = [
     (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
     (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
     (lambda b: b.update(bootstrap={'sample': 3}), 'Unknown option `bootstrap:sample`'),
-    (lambda b: b.update(published=[{'label': 'x', 'scores': {'C': [1]}}]), 'must be .PSNR, SSIM.'),
+    (lambda b: b.update(published=[{'label': 'x', 'scores': {'C': [1]}}]), 'must have 2 entries'),
 ]
 
 

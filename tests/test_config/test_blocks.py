@@ -56,9 +56,9 @@ def test_names(registry):
     [
         ({}, 'x:size is missing, which make needs'),
         ({'size': 1, 'num_feats': 3}, 'Unknown option `x:num_feats`. Did you mean `num_feat`'),
-        ({'size': 1, 'num_feat': 'a'}, "x:num_feat is 'a', but must be a number, such as 64"),
-        ({'size': 1, 'num_feat': True}, 'x:num_feat is True, but must be a number'),
-        ({'size': 1, 'num_feat': None}, 'x:num_feat is None, but must be a number'),
+        ({'size': 1, 'num_feat': 'a'}, "x:num_feat is 'a' .*but must be a number"),
+        ({'size': 1, 'num_feat': True}, 'x:num_feat is True .*but must be a number'),
+        ({'size': 1, 'num_feat': None}, 'x:num_feat is None .*but must be a number'),
         ({'size': 1, 'use_bias': 1}, 'x:use_bias is 1, but must be true or false'),
         ({'size': 1, 'name': 3}, 'x:name is 3, but must be a text'),
         ({'size': 1, 'sides': 3}, 'x:sides is 3, but must be a list'),
@@ -81,8 +81,6 @@ def test_arguments_that_fit():
     check_arguments('x', full | {'inner': {'a': 1}}, make)
     check_arguments('x', {}, make, given=('size',))
     check_arguments('x', {'size': 1, 'more': 2}, make_any)
-    with pytest.raises(ValueError, match='Unknown option `x:more`'):
-        check_arguments('x', {'size': 1, 'more': 2}, make_any, strict=True)
 
 
 def test_paths():

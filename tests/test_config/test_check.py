@@ -49,9 +49,11 @@ def test_options_that_others_read_pass(tmp_path, monkeypatch):
 
 def test_a_model_of_basicsrs_may_have_options_of_its_own(tmp_path, monkeypatch):
     opt = load(FOLDER / 'train_ESRGAN_x4.yml', tmp_path, monkeypatch)
-    check_options(opt | {'queue_size': 180}, is_train=True)
+    with pytest.raises(ValueError, match='Unknown option `queue_size`'):
+        check_options(opt | {'queue_size': 180}, is_train=True)
     opt['train'] |= {'ema_deca': 0.9, 'nonfinite': 'skip', 'grad_clip_norm': 1.0}
-    check_options(opt | {'model_type': 'RealESRGANModel'}, is_train=True)  # nobody knows its keys
+    other = {'model_type': 'RealESRGANModel', 'queue_size': 180}
+    check_options(opt | other, is_train=True)  # nobody knows its keys
     with pytest.raises(ValueError, match='Unknown option `train:ema_deca`'):
         check_options(opt, is_train=True)
 
