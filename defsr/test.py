@@ -3,13 +3,14 @@
 import os
 from contextlib import ExitStack
 
-from defsr import compat
-from defsr.utils import distributed
 from defsr.utils.cli import run_cli
 
 
 def test() -> None:
     """BasicSR's test loop; results go under the current directory."""
+    from defsr import compat  # PyTorch, which run_cli has to see to
+    from defsr.utils import distributed
+
     with ExitStack() as held:
         compat.patch_pipelines(held)
         from basicsr.test import test_pipeline

@@ -3,14 +3,15 @@
 import os
 from contextlib import ExitStack
 
-from defsr import compat
-from defsr.utils import distributed
-from defsr.utils.allocator import keep_freed_memory
 from defsr.utils.cli import run_cli
 
 
 def train() -> None:
     """BasicSR's training loop; experiments go under the current directory."""
+    from defsr import compat  # PyTorch, which run_cli has to see to
+    from defsr.utils import distributed
+    from defsr.utils.allocator import keep_freed_memory
+
     with ExitStack() as held:
         compat.patch_pipelines(held)
         keep_freed_memory()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
+from defsr.utils.paths import expanded
 from defsr.utils.strangers import read_json
 from defsr.utils.weights import check_same_layout
 
@@ -93,7 +94,7 @@ def _parts(folder: str) -> tuple[Path, Path]:
     """The folder of the UNet, and the file of its scheduler, which need not exist."""
     if not isinstance(folder, str) or not folder:
         raise ValueError(f'{OPTION} is {folder!r}, but must be the path of a folder.')
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     if not path.is_dir():
         raise FileNotFoundError(
             f'{OPTION} is {folder}, which is not an existing folder. Download the model first: '

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from defsr.running.safe_options import LOGGER_KEYS
-from defsr.utils.checks import check_int
+from defsr.utils.checks import check_between, check_int
 from defsr.utils.kinds import (
     Count,
     Flag,
@@ -23,8 +23,13 @@ from defsr.utils.kinds import (
 )
 
 Three = Annotated[Sequence[float], entries(3, 3)]
-Beta = Annotated[float, between(0, 1 - 1e-9)]
 Seed = Annotated[int, between(0, 2**31)]
+
+
+def _beta(option: str, value: float) -> None:
+    check_between(option, value, 0, 1)
+    if not isinstance(value, float) or value == 1:  # PyTorch wants both alike, and below 1
+        raise ValueError(f'{option} is {value}, but must be a number such as 0.0 or 0.9.')
 
 
 def _gpus(option: str, value: object) -> None:
@@ -51,7 +56,7 @@ ARGUMENTS: dict[str, Any] = {
     'input_order': Literal['HWC', 'CHW'],
     'convert_to': Literal['y', 'gray'],
     'lr': Annotated[float, above(0), between(0, 1e3)],
-    'betas': Annotated[Sequence[Beta], entries(2, 2)],
+    'betas': Annotated[Sequence[Annotated[Any, _beta]], entries(2, 2)],
     'eps': NotNegative,
     'weight_decay': NotNegative,
     **dict.fromkeys(('amsgrad', 'maximize', 'capturable', 'differentiable'), Flag),

@@ -68,7 +68,7 @@ def check_arguments(
         given: arguments that do not come from the block.
     """
     foreign = is_foreign(target)
-    kinds = kinds_of(target) | (ARGUMENTS if foreign else {})
+    kinds = {**kinds_of(target), **(ARGUMENTS if foreign else {})}
     parameters = inspect.signature(target).parameters.values()
     swallows = any(p.kind == p.VAR_KEYWORD for p in parameters)
     named = [

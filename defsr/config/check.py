@@ -143,6 +143,7 @@ def _check_model(opt: Mapping[str, Any], model: type, is_train: bool) -> None:
     needed = getattr(model, 'reads_of_data', lambda opt, is_train: ('lq', 'gt')[: 1 + is_train])
     _check_given(opt, model, needed(opt, is_train))
     if is_train:
+        _check_critic(opt)
         names = getattr(model, 'metric_names', lambda opt: val.get('metrics') or {})
         SafeOptions.from_opt(opt, names(opt))
 
@@ -151,6 +152,19 @@ def _check_factor(opt: Mapping[str, Any]) -> None:
     block, scale = opt['network_g'], opt.get('scale')
     if is_foreign(ARCH_REGISTRY.get(block['type'])):
         check_factor('network_g', block, 'scale', scale)
+
+
+def _check_critic(opt: Mapping[str, Any]) -> None:
+    """A critic for one size of image against the crops of training."""
+    if opt.get('network_d') is not None:
+        block = opt['network_d']
+        side = with_defaults(ARCH_REGISTRY.get(block['type']), block).get('input_size')
+        crop = opt['datasets']['train'].get('gt_size')
+        if isinstance(side, int) and isinstance(crop, int) and side != crop:
+            raise ValueError(
+                f'network_d:input_size is {side}, but datasets:train:gt_size is {crop}. '
+                'Set both to the same.'
+            )
 
 
 def _check_given(opt: Mapping[str, Any], model: type, needed: Collection[str]) -> None:

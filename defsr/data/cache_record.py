@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from os import path as osp
 from pathlib import Path
 from typing import Any
 
 from defsr.utils.files import atomic_path
 from defsr.utils.fingerprints import differences, digest_of
+from defsr.utils.paths import expanded
 from defsr.utils.strangers import is_block, read_json
 
 RECORD = 'enhancer.json'
@@ -44,7 +44,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def read_record(option: str, root: str | Path) -> dict[str, Any] | None:
     """The record in a cache's folder; None if there is none. ValueError if it is damaged."""
-    path = Path(root).expanduser() / RECORD
+    path = expanded(root) / RECORD
     if not path.is_file():
         return None
     try:
@@ -95,7 +95,7 @@ def check_caches(datasets: Mapping[str, Mapping[str, Any]], fingerprint: Mapping
 
 
 def _check_cache(option: str, root: str, wanted: Mapping[str, Any]) -> None:
-    if not osp.isdir(osp.expanduser(root)):
+    if not expanded(root).is_dir():
         raise FileNotFoundError(
             f'{option} is {root}, which is not an existing folder. Make it with defsr-enhance.'
         )

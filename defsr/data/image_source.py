@@ -15,6 +15,7 @@ from defsr.data.roots import Backend
 from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
 from defsr.images.levels import from_levels
 from defsr.utils.checks import check_text
+from defsr.utils.paths import expanded
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -108,9 +109,10 @@ class ImageSource:
     ) -> None:
         self.option = option
         self.max_megapixels = max_megapixels
-        self.root = osp.expanduser(os.fspath(root))
+        self.root = str(expanded(root))
         self.backend = backend
         self._folders: dict[str, frozenset[str]] = {}
+        self._names_by_key: dict[str, dict[str, list[str]]] = {}
         if backend == 'lmdb' and not self.root.rstrip('/').endswith('.lmdb'):
             raise ValueError(
                 f'{option} is {self.root}, but with io_backend lmdb it must end in .lmdb. '
@@ -155,7 +157,7 @@ class ImageSource:
         Args:
             name: relative to the root, with or without folders.
             any_extension: also take an image of that name with another extension (a cache of
-                PNGs made from JPEGs).
+                PNGs made from JPEGs), in capitals or not.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -163,9 +165,11 @@ class ImageSource:
         if self.backend == 'lmdb':
             candidates = [self._keys.get(image_key(name), '')]
         else:
-            key = image_key(name)
-            others = [key + suffix for suffix in IMAGE_SUFFIXES] if any_extension else []
-            candidates = [c for c in (name, *others) if self._has_file(c)]
+            folder, base = osp.split(name)
+            candidates = [base] if base in self._listing(folder) else []
+            if any_extension:
+                candidates += self._by_key(folder).get(image_key(base), [])
+            candidates = [name.removesuffix(base) + found for found in candidates]
         if not candidates or not candidates[0]:
             raise FileNotFoundError(f'{self.option} is {self.root}, which has no image {name}.')
         return candidates[0]
@@ -186,14 +190,24 @@ class ImageSource:
         with open(self.path(name), 'rb') as file:
             return file.read()
 
-    def _has_file(self, name: str) -> bool:
-        folder, base = osp.split(name)
-        return base in self._listing(folder)
-
     def _listing(self, folder: str) -> frozenset[str]:
-        """File names of one folder, listed once: a check of every pair costs no stat call."""
+        """File names of one folder, listed once: a check of every pair costs no stat call.
+
+        Hidden files are none of its images: macOS writes a ``._x.png`` beside each.
+        """
         if folder not in self._folders:
             path = osp.join(self.root, folder)
             entries = os.scandir(path) if osp.isdir(path) else ()
-            self._folders[folder] = frozenset(e.name for e in entries if e.is_file())
+            self._folders[folder] = frozenset(
+                e.name for e in entries if e.is_file() and not e.name.startswith('.')
+            )
         return self._folders[folder]
+
+    def _by_key(self, folder: str) -> dict[str, list[str]]:
+        """The images of one folder by their names without the extension, made once, too."""
+        if folder not in self._names_by_key:
+            names = self._names_by_key[folder] = {}
+            for name in sorted(self._listing(folder)):
+                if name.lower().endswith(IMAGE_SUFFIXES):
+                    names.setdefault(image_key(name), []).append(name)
+        return self._names_by_key[folder]

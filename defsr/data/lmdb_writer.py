@@ -19,6 +19,7 @@ from defsr.images.header import MAX_MEGAPIXELS
 from defsr.utils.checks import check_above, check_between, check_keys
 from defsr.utils.files import building_folder, clear_remains, publish_folder, sync_folder
 from defsr.utils.locks import locked
+from defsr.utils.paths import expanded
 
 START_MAP_SIZE = 64 * 2**20
 
@@ -77,7 +78,7 @@ def create_lmdb(
         for root, folder in folders.items()
     }
     names = {root: _list_names(root, source, pair_list) for root, source in sources.items()}
-    finals = {root: Path(out).expanduser() / f'{root}.lmdb' for root in folders}
+    finals = {root: expanded(out) / f'{root}.lmdb' for root in folders}
     with ExitStack() as held:
         for final in finals.values():
             held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))

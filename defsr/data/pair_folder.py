@@ -27,6 +27,7 @@ from defsr.images.png import encode_png
 from defsr.utils.checks import check_at_least
 from defsr.utils.files import NAME_BYTES, building_folder, clear_remains, publish_folder
 from defsr.utils.locks import locked
+from defsr.utils.paths import expanded
 
 TRUTH_FILE = 'correspondence.csv'
 OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))
@@ -76,7 +77,7 @@ def make_pairs(
     check_at_least('per_image', per_image, 1)
     check_at_least('workers', workers, 1)
     source = ImageSource('--photos', photos)
-    final = Path(os.path.abspath(Path(out).expanduser()))
+    final = Path(os.path.abspath(expanded(out)))
     building = building_folder(final)
     with ExitStack() as held:
         held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))

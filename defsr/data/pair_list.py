@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from defsr.utils.files import shortened
 from defsr.utils.paths import find_shipped
 
 MAX_STEM = 120
+_NAME = re.compile(r'"([^"]+)"|(\S+)')
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Pair:
 def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     """Read a text file with lines ``gt ref1 [ref2 ...]``; blank lines and ``#`` lines are skipped.
 
+    A name with spaces, or with a ``#`` at the head of a line, stands in double quotes. Windows may
+    put its mark at the head of the file.
+
     A relative path is looked up from the current directory, then among the files that
     come with the package.
 
@@ -44,7 +49,7 @@ def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has no pairs, or is no text.
+        ValueError: if it has no pairs, is no text, or has a quote without an end.
 
     Example:
         >>> pairs = read_pair_list('datasets/CUFED5_ref1.txt')
@@ -53,11 +58,16 @@ def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     """
     file = find_shipped(path, option)
     try:
-        text = file.read_text(encoding='utf-8')
+        text = file.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError:
         raise ValueError(f'{option} is {file}, which is no text file in UTF-8.') from None
-    lines = (line.split() for line in text.splitlines())
-    pairs = [Pair(words[0], tuple(words[1:])) for words in lines if words and words[0][0] != '#']
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = [quoted or bare for quoted, bare in _NAME.findall(line)]
+        if any(word.startswith('"') for word in words):
+            raise ValueError(f'{option} is {file}, whose line {number} has a quote without an end.')
+        if words and not line.lstrip().startswith('#'):
+            pairs.append(Pair(words[0], tuple(words[1:])))
     if not pairs:
         raise ValueError(f'{option} is {file}, which has no lines `gt ref1 [ref2 ...]`.')
     return pairs

@@ -15,6 +15,7 @@ from defsr.data.image_source import ImageSource, decode_array, image_key
 from defsr.images.levels import to_levels
 from defsr.images.png import write_png
 from defsr.utils.files import clear_remains
+from defsr.utils.paths import expanded
 
 MAX_MEGAPIXELS = float('inf')  # what was made here was read under the data set's own limit
 
@@ -33,7 +34,7 @@ class EnhancedCache:
 
     def __init__(self, option: str, out: str | Path, record: Mapping[str, Any]) -> None:
         self.option = option
-        self.out = Path(out).expanduser()
+        self.out = expanded(out)
         self.record = record
         self.is_lmdb = self.out.suffix == '.lmdb'
         self.folder = self.out.with_name(f'{self.out.name}.parts') if self.is_lmdb else self.out

@@ -13,6 +13,7 @@ from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
 from defsr.methods.networks import check_enhancer
 from defsr.utils.checks import check_block, check_choice, check_int, check_keys, check_list
 from defsr.utils.kinds import check_kind
+from defsr.utils.paths import expanded
 
 TOP_KEYS = (
     'name', 'scale', 'num_gpu', 'images_per_batch', 'datasets', 'network_e', 'path', 'dist_params',
@@ -112,7 +113,7 @@ def _outs(where: str, block: Mapping[str, Any], kinds: Sequence[str]) -> dict[st
 def _check_outs(requests: list[CacheRequest]) -> None:
     seen: dict[str, str] = {}
     for request in requests:
-        path = os.path.abspath(os.path.expanduser(request.out))
+        path = os.path.abspath(expanded(request.out))
         other = seen.setdefault(path, request.option)
         if other != request.option:
             raise ValueError(

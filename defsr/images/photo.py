@@ -20,6 +20,7 @@ from torch import Tensor
 from defsr.images.header import check_megapixels, image_size
 from defsr.images.levels import from_levels
 from defsr.images.metadata import Metadata, orientation_of, without_metadata
+from defsr.utils.paths import expanded
 
 READABLE = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 MAX_MEGAPIXELS = 64.0
@@ -71,7 +72,7 @@ def read_photo(path: str | os.PathLike[str], max_megapixels: float = MAX_MEGAPIX
         FileNotFoundError: if there is no such file.
         ValueError: for what is no such image, is damaged, too large or of another depth.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'Image {str(path):.300} does not exist or is no file.')
     data = path.read_bytes()

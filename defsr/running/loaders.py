@@ -15,6 +15,7 @@ from basicsr.data import build_dataloader, build_dataset
 from torch.utils.data import DataLoader
 
 from defsr.running.epochs import EpochClock, EpochSampler, SeededItems
+from defsr.utils.stopping import STOPPING
 
 
 @dataclass
@@ -106,7 +107,7 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
 
     In place of BasicSR's seeding of workers, which ``SeededItems`` makes needless.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -6,12 +6,19 @@ import logging
 import os
 import pickle
 import re
+import select
+import signal
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 
 from tqdm import tqdm
 
+from defsr.utils.paths import expanded
+
+SMALL_LIMIT = 8 * 2**30  # of address space: PyTorch for CUDA takes 3.3 GB before it does anything
 MISTAKES = (ValueError, OSError, pickle.UnpicklingError, FloatingPointError)
 _UNSEEN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
 _LONGEST = 2000  # characters of an error
@@ -71,15 +78,21 @@ def run_cli(main: Callable[[], None]) -> None:
     status 130. In distributed runs the line says whose it is, except for rank 0's. Everything
     else is a bug of ours and keeps its stack.
 
-    ``--traceback`` anywhere on the command line shows the whole stack instead.
+    ``--traceback`` anywhere on the command line shows the whole stack instead. Paths may begin with
+    ``~`` where no shell replaces it, as in ``--output=~/x.png``. Whoever reads the output may leave
+    (``| head -1``), and stdout and stderr may be closed.
     """
+    _open_streams()
     if '--traceback' in sys.argv:
         sys.argv.remove('--traceback')
-        main()
+        _begin(main)
         return
     logging.getLogger('basicsr').addFilter(_made_visible)
     try:
-        main()
+        _begin(main)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        _stop_unheard(error)
     except KeyboardInterrupt:
         _stop('interrupted', 130)
     except MISTAKES as error:
@@ -91,11 +104,69 @@ def run_cli(main: Callable[[], None]) -> None:
         _stop(f'error: {line} (--traceback shows where)', 2)
 
 
+def _begin(main: Callable[[], None]) -> None:
+    sys.argv[1:] = map(_expanded, sys.argv[1:])
+    _check_memory_limit()
+    main()
+
+
+def _open_streams() -> None:
+    """A closed stream (``2>&-``) is None, and its number that of the next file: lead it nowhere."""
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115 (till the end)
+
+
+def _expanded(argument: str) -> str:
+    """A path on the command line, alone or behind ``--option=``, without its ``~``."""
+    option, is_one, path = argument.partition('=')
+    if is_one and option.startswith('-') and path.startswith('~'):
+        return f'{option}={expanded(path)}'
+    return str(expanded(argument)) if argument.startswith('~') else argument
+
+
+def _check_memory_limit() -> None:
+    """OSError if the limit of the shell (``ulimit -v``) is too small to begin.
+
+    Loading PyTorch would end in an ImportError, a SystemError or an abort: try it in a process of
+    its own, with a tenth less.
+    """
+    if os.name == 'nt':
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= limit < SMALL_LIMIT:
+        less = f'import resource as r; r.setrlimit(r.RLIMIT_AS, ({limit * 9 // 10},) * 2)'
+        command = [sys.executable, '-c', f'{less}; import defsr.compat, defsr.upscaling']
+        if subprocess.run(command, capture_output=True).returncode:
+            raise OSError(
+                f'{limit / 2**30:.1f} GB of address space (ulimit -v) are too little to load '
+                'PyTorch. Raise the limit.'
+            )
+
+
 def _stop(line: str, status: int) -> None:
     rank = os.environ.get('RANK', '0')
     prefix = '' if rank == '0' else f'rank {rank}: '
-    sys.stderr.write(f'{prefix}{visible(line)}\n')
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f'{prefix}{visible(line)}\n')
+        sys.stderr.flush()
     raise SystemExit(status) from None
+
+
+def _stop_unheard(error: BrokenPipeError) -> None:
+    """Where nobody reads the output any more: end as a program that the signal ends."""
+    if os.name != 'nt':
+        poll = select.poll()
+        for number in (1, 2):
+            poll.register(number, 0)
+        unread = [number for number, event in poll.poll(0) if event & select.POLLERR]
+        for number in unread:  # or Python tells of it at the very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        if unread:
+            raise SystemExit(128 + signal.SIGPIPE) from None
+    _stop(f'error: {_message(error)} (--traceback shows where)', 2)  # another pipe
 
 
 def _made_visible(record: logging.LogRecord) -> bool:

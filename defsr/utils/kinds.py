@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -104,7 +105,8 @@ def _check_collection(option: str, value: Any, kind: type, inner: Sequence[Any])
             check_kind(f'An entry of {option}', entry, inner[0] if inner else Any)
 
 
-def kinds_of(target: Callable) -> dict[str, Any]:
+@cache
+def kinds_of(target: Callable) -> Mapping[str, Any]:
     """The types of the arguments that something annotates; of others those of their defaults."""
     parameters = inspect.signature(target).parameters.values()
     kinds = {p.name: _kind_of_default(p.default) for p in parameters}

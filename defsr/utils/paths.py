@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +10,17 @@ _PACKAGE = Path(str(resources.files('defsr')))
 # Holds options/, datasets/ and experiments/pretrained_models/; setup.py fills a wheel's.
 SHIPPED = _PACKAGE / 'shipped' if (_PACKAGE / 'shipped').is_dir() else _PACKAGE.parent
 PRETRAINED = Path('experiments/pretrained_models')
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with a home folder in place of ``~`` or ``~name``; ValueError for nobody's."""
+    full = os.path.expanduser(path)
+    if str(full).startswith('~'):
+        raise ValueError(
+            f'{path} begins with the home folder of a user who is not known here. Write '
+            f'./{path} if that is its name.'
+        )
+    return Path(full)
 
 
 def find_shipped(path: str | Path, named_by: str) -> Path:
@@ -21,7 +33,7 @@ def find_shipped(path: str | Path, named_by: str) -> Path:
     Raises:
         FileNotFoundError: with the places that were tried.
     """
-    return _first(path, named_by, [Path(path).expanduser()])
+    return _first(path, named_by, [expanded(path)])
 
 
 def find_pretrained(path: str | Path, option: str = 'weights') -> Path:
@@ -39,7 +51,7 @@ def find_pretrained(path: str | Path, option: str = 'weights') -> Path:
     """
     if not isinstance(path, (str, Path)) or not str(path) or '\0' in str(path):
         raise ValueError(f'{option} is {path!r}, but must be the path of a weight file.')
-    given = Path(path).expanduser()
+    given = expanded(path)
     return _first(path, option, [given, PRETRAINED / given])
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that work answers at a point where nothing is half done."""
+"""SIGTERM, SIGHUP, Ctrl-C as a request that work answers where nothing is half done."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 import time
 from types import FrameType
 
+# A terminal that closes sends SIGHUP, which Windows does not know.
+STOPPING = (signal.SIGTERM, signal.SIGINT, *filter(None, [getattr(signal, 'SIGHUP', None)]))
 PATIENCE = 1.0  # seconds after which a second Ctrl-C is one (a launcher may pass the first on)
 
 
@@ -13,7 +15,7 @@ class StopRequest:
     """Remembers the first signal that asked the process to stop.
 
     Attributes:
-        signal: SIGTERM or SIGINT; None while nobody has asked.
+        signal: one of ``STOPPING``; None while nobody has asked.
     """
 
     def __init__(self) -> None:
@@ -21,9 +23,10 @@ class StopRequest:
         self._since = 0.0
 
     def listen(self) -> None:
-        """Take SIGTERM and Ctrl-C from now on. A second, later Ctrl-C interrupts at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        """Take the signals from now on. A second, later Ctrl-C interrupts at once."""
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -153,3 +153,22 @@ def test_names_are_text_of_one_line(rgb, tmp_path, name):
         ImageSource('gt', tmp_path).names()
     (tmp_path / os.fsdecode(name)).rename(tmp_path / 'a\u3000\u5b57 b.png')
     assert ImageSource('gt', tmp_path).names() == ['a\u3000\u5b57 b.png']
+
+
+def test_hidden_files_are_no_images(tmp_path, write_image):
+    write_image(tmp_path / '0.png', 9, 9, 0)
+    (tmp_path / '._0.png').write_bytes(b'\0\5\26\7Mac OS X')
+    source = ImageSource('gt', tmp_path)
+    assert source.names() == ['0.png']
+    with pytest.raises(FileNotFoundError, match='no image ._0.png'):
+        source.find('._0.png', any_extension=True)
+
+
+def test_extensions_in_capitals(tmp_path, write_image):
+    write_image(tmp_path / 'sub/0.png', 9, 9, 0)
+    (tmp_path / 'sub/0.png').rename(tmp_path / 'sub/0.JPG')
+    (tmp_path / 'sub/0').touch()
+    source = ImageSource('ref', tmp_path)
+    assert source.find('sub/0.png', any_extension=True) == 'sub/0.JPG'
+    with pytest.raises(FileNotFoundError, match='no image sub/0.png'):
+        source.find('sub/0.png')

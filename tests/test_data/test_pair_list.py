@@ -119,3 +119,16 @@ def test_small_lists_name_what_the_folders_hold(name, folder, data_root):
     pairs = read_pair_list(LISTS / 'small' / f'{name}.txt')
     named = {image for pair in pairs for image in (pair.gt, *pair.refs)}
     assert named == {path.name for path in (data_root / folder).iterdir()}
+
+
+def test_names_with_spaces_and_the_mark_of_windows(tmp_path):
+    file = tmp_path / 'list.txt'
+    file.write_text('\ufeffa.png b.png\n"my photo.png"  c".png "#1.png"\n"#2.png" d.png\n#e f\n')
+    assert read_pair_list(file) == [
+        Pair('a.png', ('b.png',)),
+        Pair('my photo.png', ('c".png', '#1.png')),
+        Pair('#2.png', ('d.png',)),
+    ]
+    file.write_text('a.png b.png\n"my photo.png c.png\n')
+    with pytest.raises(ValueError, match='list.txt, whose line 2 has a quote without an end'):
+        read_pair_list(file)

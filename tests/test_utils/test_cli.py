@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from repository import REPOSITORY
 from torch.utils.data import DataLoader, Dataset
 
 from defsr.utils.cli import run_cli, tell, visible
@@ -165,3 +168,61 @@ def test_no_control_sequence_reaches_the_terminal(line_of, capsys):
 
 def test_a_line_ends_somewhere(line_of):
     assert len(line_of(fail(ValueError('x' * 100_000)))[1]) < 2100
+
+
+PRINTING = """
+import sys
+from defsr.utils.cli import run_cli, tell
+
+def main():
+    tell('begun')
+    for i in range(50000):
+        print(sys.argv[1])
+    if sys.argv[1] == 'bad':
+        raise ValueError('of a test')
+
+run_cli(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ('command', 'status'),
+    [
+        ('python printing.py good 2>&- >&-', 0),
+        ('python printing.py bad 2>&-', 2),
+        ('python printing.py good | head -1', 141),
+        ('python printing.py good 2>&1 | head -1', 141),
+    ],
+)
+def test_nobody_need_listen(command, status, tmp_path):
+    (tmp_path / 'printing.py').write_text(PRINTING)
+    script = f'{command.replace("python", sys.executable)}; exit ${{PIPESTATUS[0]}}'
+    shell = ['bash', '-c', script]
+    env = os.environ | {'PYTHONPATH': str(REPOSITORY)}
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == status
+    assert 'Error' not in done.stderr and done.stderr.strip() in ('', 'begun')
+
+
+def test_home_folders_are_put_into_arguments(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    given = ['~/a.png', '--output=~/x.png', 'val:tile=~', '--force_yml=val:tile=~', './~', 'a~']
+    monkeypatch.setattr(sys, 'argv', ['tool', *given])
+    run_cli(lambda: None)
+    expected = ['/home/me/a.png', '--output=/home/me/x.png', *given[2:]]
+    assert sys.argv[1:] == expected
+
+
+def test_a_home_folder_of_nobody(line_of):
+    code, line = line_of(lambda: None, '--output=~nosuchuser/x.png')
+    assert code == 2 and 'home folder of a user who is not known' in line
+
+
+@pytest.mark.parametrize('module', ['defsr.train', 'defsr.tools.upscale'])
+def test_too_little_address_space_is_one_line(module, tmp_path):
+    """PyTorch for CUDA maps 3.3 GB, for the CPU half a gigabyte."""
+    command = f'ulimit -v 300000; exec {sys.executable} -m {module} -opt x -i x -r x -o x'
+    env = os.environ | {'PYTHONPATH': str(REPOSITORY)}
+    done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('error: 0.3 GB of address space (ulimit -v) are too little')

@@ -11,7 +11,7 @@ from defsr.utils.stopping import StopRequest
 
 @pytest.fixture
 def stop():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in stopping.STOPPING}
     request = StopRequest()
     request.listen()
     yield request
@@ -19,7 +19,7 @@ def stop():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', stopping.STOPPING)
 def test_a_signal_is_a_request(stop, number):
     assert stop.signal is None
     os.kill(os.getpid(), number)
@@ -30,6 +30,13 @@ def test_the_first_signal_counts(stop):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.signal == signal.SIGTERM, 'a launcher that passes Ctrl-C on is no second wish'
+
+
+def test_what_nohup_ignores_stays_ignored(stop):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop.listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.signal is None
 
 
 def test_a_second_ctrl_c_interrupts(stop, monkeypatch):
