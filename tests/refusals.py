@@ -463,7 +463,8 @@ OPTIONS = [
             'network_g:num_feat is 7.5, but must be a whole number.'),
     of_file('train_EDSR_x4.yml', 'match_key', 'ref', 'Unknown option `match_key`.'),
     of_file('train_ESRGAN_x4.yml', 'network_d:input_size', 256,
-            'network_d:input_size is 256, but datasets:train:gt_size is 128. Set both to the same.'),
+            'network_d:input_size is 256, but datasets:train:gt_size is 128. Set both to the '
+            'same.'),
     of_file('train_EDSR_x4.yml', 'train:ema_deca', 0.9,
             'Unknown option `train:ema_deca`. Did you mean `ema_decay`?'),
     of_file('train_EDSR_x4.yml', 'train:totl_iter', 9,

@@ -143,9 +143,9 @@ def _build_without_memory(where: str, arch: type, block: Mapping[str, Any]) -> N
             arch(**{key: value for key, value in block.items() if key != 'type'})
     except Exception as error:  # whatever it stumbles over
         if 'meta' not in str(error):  # the network, not its options
-            line = ' '.join(str(error).split()) or type(error).__name__
+            line = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
             raise ValueError(
-                f'{where}: {arch.__name__} cannot be built with these options: {line} Change them.'
+                f'{where}: {arch.__name__} cannot be built with these options: {line}. Change them.'
             ) from error
 
 
