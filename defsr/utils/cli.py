@@ -131,7 +131,7 @@ def _check_memory_limit() -> None:
     Loading PyTorch would end in an ImportError, a SystemError or an abort: try it in a process of
     its own, with a tenth less.
     """
-    if os.name == 'nt':
+    if os.name == 'nt' or 'torch' in sys.modules:
         return
     import resource
 
