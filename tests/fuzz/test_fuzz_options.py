@@ -1,19 +1,17 @@
 """Every key of five option files made wrong in every way: refused in a line, or legal.
 
-Legal is what ``LEGAL`` says. ``DEFSR_FUZZ=long`` (``make fuzz``) also trains with all that passes,
-the suite with a few, drawn by ``DEFSR_FUZZ_SEED``.
+Legal is what ``LEGAL`` says. ``make fuzz`` also trains with all that passes, the suite with a few.
 """
 
 from __future__ import annotations
 
-import os
-import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from fuzzing import LEDGER, Tally, dice, times
 from option_mutations import Mutation, mutations
 from repository import REPOSITORY
 from workspaces import TRAIN, run, save_options, shrink
@@ -23,9 +21,7 @@ from defsr.config.check import check_options
 from defsr.config.files import load_options
 from defsr.enhance.options import check_enhance_options
 
-LONG = os.environ.get('DEFSR_FUZZ') == 'long'
-SEED = int(os.environ.get('DEFSR_FUZZ_SEED', 20))
-TRIED = 10**6 if LONG else 2  # trainings per file
+TRIED = times(2, 10**6)  # trainings per file
 WEIGHTS = 'experiments/pretrained_models'
 
 
@@ -156,11 +152,19 @@ def passing(opt: dict, check: Callable) -> tuple[list[Mutation], int]:
     return let_pass, refused
 
 
+def note(name: str, results: int, refused: int) -> None:
+    """In the table."""
+    tally = Tally(name)
+    tally.counts |= {'files': results + refused, 'clear lines': refused, 'results': results}
+    LEDGER.append(tally)
+
+
 @pytest.mark.parametrize('file', FILES)
 def test_what_is_not_legal_is_refused(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opt, check = FILES[file]()
     let_pass, refused = passing(opt, check)
+    note(file, len(let_pass), refused)
     wrong = Counter(f'{m.option}: {m.way}' for m in let_pass if not is_legal(m))
     assert not wrong
     assert refused > 3 * len(let_pass) > 100
@@ -172,7 +176,8 @@ def test_what_passes_trains_or_is_refused(file, workspace, monkeypatch):
     """In a line: folders that are not there, weights that cannot be fetched."""
     monkeypatch.chdir(workspace)
     let_pass, _ = passing(*TRAINED[file]())
-    chosen = random.Random(SEED).sample(let_pass, min(TRIED, len(let_pass)))
+    chosen = dice(file).sample(let_pass, min(TRIED, len(let_pass)))
+    refused = 0
     for number, mutation in enumerate(chosen):
         folder = workspace / str(number)
         folder.mkdir()
@@ -181,3 +186,5 @@ def test_what_passes_trains_or_is_refused(file, workspace, monkeypatch):
         done = run(folder, TRAIN, '-opt', 'o.yml')
         said = f'{mutation.option} {mutation.way}: {done.stderr[-2000:]}'
         assert done.returncode in (0, 2) and 'Traceback' not in done.stderr, said
+        refused += done.returncode == 2
+    note(f'{file}, trained', len(chosen) - refused, refused)
