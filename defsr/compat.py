@@ -48,8 +48,10 @@ def patch_pipelines(held: ExitStack) -> None:
         held: takes what the pipeline holds while it runs, the lock of its folder.
     """
     from defsr.running.training_run import TrainingRun, build_safe_model
+    from defsr.utils import distributed
     from defsr.utils.stopping import StopRequest
 
+    held.enter_context(distributed.losses_explained())  # also of what goes round while it builds
     train: Any = importlib.import_module('basicsr.train')
     test: Any = importlib.import_module('basicsr.test')
     options = importlib.import_module('basicsr.utils.options')

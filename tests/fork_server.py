@@ -16,6 +16,8 @@ import sys
 import threading
 import traceback
 
+from hosts import children_in, enter
+
 import defsr  # before basicsr
 
 # isort: split
@@ -27,7 +29,8 @@ import torch.utils.tensorboard  # noqa: F401
 
 def start(request: dict) -> int:
     """Fork a run and return its process id; the run itself ends here."""
-    pid = os.fork()
+    with children_in(request.get('host')):
+        pid = os.fork()
     if pid:
         return pid
     code = run(request)
@@ -47,6 +50,8 @@ def poll(request: dict) -> int | None:
 def run(request: dict) -> int:
     """Be the process of ``python *request['command']``; its exit code."""
     os.setsid()
+    if request.get('host'):
+        enter(request['host'])
     files = (os.devnull, request['out'], request['err'])
     flags = (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_APPEND] * 2)
     for descriptor, (file, flag) in enumerate(zip(files, flags, strict=True)):

@@ -117,8 +117,7 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         """
         self.current_iter = current_iter
         self._losses.clear()
-        with distributed.losses_explained():
-            super().optimize_parameters(current_iter)
+        super().optimize_parameters(current_iter)
         nonfinite, self._is_stopping = distributed.any_of(
             [bool(self._nonfinite), self.stop.signal is not None]
         )

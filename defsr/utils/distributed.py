@@ -8,11 +8,13 @@ a process shows there at once as a closed connection.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +27,11 @@ Result = TypeVar('Result')
 CONTROL_TIMEOUT = timedelta(days=7)
 DEFAULT_TIMEOUT = 30  # minutes
 DEFAULT_PORT = 29500
+SILENCE = 120  # seconds without a sign of another machine, after which it counts as lost
+INTERFACE = (
+    'Set GLOO_SOCKET_IFNAME, for GPUs NCCL_SOCKET_IFNAME too, to the network interface between '
+    'the nodes, as `ip address` names it.'
+)
 _LOST = ('gloo', 'nccl', 'connection closed by peer', 'connection reset by peer', 'broken pipe')
 
 
@@ -42,8 +49,9 @@ def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, Any]) 
             minutes for gradients and parameters.
 
     Raises:
-        ValueError: if the launcher's environment is missing, or a node has fewer GPUs than
-            processes.
+        ValueError: if the launcher's environment is missing, a node has fewer GPUs than
+            processes, or one of several nodes would tell the others an address of its own.
+        OSError: if the processes do not reach each other.
     """
     if launcher == 'slurm':
         _read_slurm(dist_params.get('port'))
@@ -61,8 +69,62 @@ def init_dist(launcher: str, *, use_cuda: bool, dist_params: Mapping[str, Any]) 
     if mp.get_start_method(allow_none=True) is None:
         mp.set_start_method('spawn')
     timeout = timedelta(minutes=float(dist_params.get('timeout') or DEFAULT_TIMEOUT))
-    dist.init_process_group(backend=backend, timeout=timeout)
-    control_group()
+    _check_address('SLURM_NNODES' if launcher == 'slurm' else 'GROUP_WORLD_SIZE')
+    before = _sockets()
+    try:
+        dist.init_process_group(backend=backend, timeout=timeout)
+        control_group()
+    except RuntimeError as error:
+        raise OSError(
+            f'The processes of this run do not reach each other: {str(error).splitlines()[0]} '
+            f'{INTERFACE}'
+        ) from error
+    _end_in_silence(_sockets() - before)
+
+
+def _check_address(nodes: str) -> None:
+    """Gloo gives the address of a machine's name to the others; many name themselves 127.0.1.1."""
+    is_local = os.environ['MASTER_ADDR'] in ('localhost', '127.0.0.1', '::1')
+    if int(os.environ.get(nodes, 1)) < 2 or is_local or 'GLOO_SOCKET_IFNAME' in os.environ:
+        return
+    name = socket.gethostname()
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    except OSError:
+        found = set()
+    if all(ip_address(address.partition('%')[0]).is_loopback for address in found):
+        raise ValueError(
+            f'Other nodes cannot find this one: its name, {name}, stands for '
+            f'{", ".join(sorted(found)) or "no address"}. {INTERFACE}'
+        )
+
+
+def _sockets() -> set[tuple[int, str]]:
+    """Descriptor and inode of each that this process has; none where the system does not say."""
+    found = set()
+    with suppress(OSError):
+        for name in os.listdir('/proc/self/fd'):
+            with suppress(OSError):  # one that listed the folder is closed by now
+                found.add((int(name), os.readlink(f'/proc/self/fd/{name}')))
+    return {(descriptor, inode) for descriptor, inode in found if inode.startswith('socket:')}
+
+
+def _end_in_silence(sockets: Iterable[tuple[int, str]]) -> None:
+    """Let the kernel ask the other side for a sign of life, also while nothing is sent.
+
+    A process that ends closes its connections. A machine without power or network does not, and
+    gloo would wait for it as long as the group's time-out: days.
+    """
+    for descriptor, _ in sockets:
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (
+                (socket.TCP_KEEPIDLE, max(SILENCE // 4, 1)),
+                (socket.TCP_KEEPINTVL, max(SILENCE // 8, 1)),
+                (socket.TCP_KEEPCNT, 6),
+                (socket.TCP_USER_TIMEOUT, 1000 * SILENCE),  # of what was sent and not answered
+            ):
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _take_gpu() -> None:
@@ -173,7 +235,7 @@ def losses_explained() -> Iterator[None]:
         text = str(error).lower()
         if is_distributed() and any(word in text for word in _LOST):
             raise LostProcessError(
-                'Another process of this run has ended; look at its last message. '
-                'Start all of them again with --auto_resume.'
+                'Another process of this run has ended, or its machine does not answer; look at '
+                'its last message. Start all of them again with --auto_resume.'
             ) from error
         raise

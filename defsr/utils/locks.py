@@ -11,9 +11,9 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import platform
 import secrets
 import shlex
+import socket
 import sys
 import threading
 import time
@@ -56,7 +56,7 @@ class Owner:
     def me(cls) -> Owner:
         """This process, with a new token."""
         return cls(
-            platform.node(),
+            socket.gethostname(),
             _space(),
             os.getpid(),
             _birth(os.getpid()),
@@ -214,7 +214,7 @@ def locked(folder: str | Path, advice: str) -> Iterator[None]:
 
     Errors as ``FolderLock.acquire``, in all processes.
     """
-    lock = FolderLock(folder, advice)
+    lock = FolderLock(folder, advice, HEARTBEAT)
     distributed.on_main(lock.acquire)
     try:
         yield

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from hosts import Host
 from repository import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from warm import ENVIRONMENT, Warm
@@ -107,8 +108,9 @@ class Runs:
         plan: Mapping | None = None,
         env: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        host: Host | None = None,
     ) -> Run:
-        """Start one of ``SCRIPTS``, forked and observed; see ``Points`` for the plan."""
+        """Start one of ``SCRIPTS``, forked and observed; see ``observe`` for the plan."""
         log, witness = self._new('log'), self._new('witness')
         process = Warm(
             folder or self.folder,
@@ -119,15 +121,18 @@ class Runs:
             observe=(OBSERVED, work),
             witness=str(witness),
             plan=dict(plan or {}),
+            host=host.holder if host else None,
         )
         return Run(process.pid, log, process.poll, Witness(witness))
 
-    def command(self, *command: str, env: Mapping[str, str] | None = None) -> Run:
+    def command(
+        self, *command: str, env: Mapping[str, str] | None = None, host: Host | None = None
+    ) -> Run:
         """Start a command as a user would."""
         log = self._new('log')
         with open(log, 'wb') as file:
             process = subprocess.Popen(
-                command,
+                host.inside(self.folder, *command) if host else command,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,

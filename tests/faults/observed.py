@@ -20,6 +20,8 @@ import tiny_texture  # noqa: F401  (registers it)
 import torch
 from witness import Witness
 
+from defsr.utils import distributed, locks
+
 
 class Points:
     """Counts file operations by kind, and acts before or after a chosen one.
@@ -107,7 +109,15 @@ class _WatchedFile:
 
 
 def observe(work: str, witness: str, plan: dict) -> Points:
-    """Watch one of ``harness.SCRIPTS``, from within its process."""
+    """Watch one of ``harness.SCRIPTS``, from within its process.
+
+    Args:
+        work: which one.
+        witness: the file of a ``Witness``.
+        plan: see ``Points``; ``heartbeat`` and ``silence``, seconds that take long otherwise.
+    """
+    locks.HEARTBEAT = plan.get('heartbeat', locks.HEARTBEAT)
+    distributed.SILENCE = plan.get('silence', distributed.SILENCE)
     watch = {
         'train': _observe_training,
         'create_lmdb': _observe_lmdb,

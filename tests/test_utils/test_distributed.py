@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
-from processes import in_processes
+from processes import free_port, in_processes
 
 from defsr.utils import distributed
 from defsr.utils.distributed import LostProcessError
@@ -52,6 +54,58 @@ def test_a_process_that_ends_is_named_not_waited_for(tmp_path):
     assert '--auto_resume' in str(survivor)
     assert killed is None
     assert time.monotonic() - begin < 30
+
+
+def test_each_connection_asks_for_a_sign_of_life(tmp_path):
+    """What becomes of it when none comes is seen in faults/test_two_nodes.py."""
+
+    def work(rank):
+        found = []
+        for descriptor, _ in distributed._sockets():
+            with socket.socket(fileno=os.dup(descriptor)) as one, suppress(OSError):
+                one.getpeername()  # not of those that listen
+                idle = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                limit = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                found.append((one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle, limit))
+        return found
+
+    for found in in_processes(2, work, tmp_path):
+        assert len(found) >= 3, 'a store and two groups'
+        assert set(found) == {(1, distributed.SILENCE // 4, 1000 * distributed.SILENCE)}
+
+
+@pytest.mark.parametrize('addresses', [['127.0.1.1'], ['::1', '127.0.0.1'], [], None])
+def test_a_node_that_others_cannot_find(monkeypatch, addresses):
+    def found(*_):
+        if addresses is None:
+            raise socket.gaierror('unknown')
+        return [(None, None, None, '', (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, 'getaddrinfo', found)
+    monkeypatch.setattr(socket, 'gethostname', lambda: 'node7')
+    monkeypatch.delenv('GLOO_SOCKET_IFNAME', raising=False)
+    for nodes, first in (('1', '10.0.0.1'), ('2', 'localhost')):
+        monkeypatch.setenv('NODES', nodes)
+        monkeypatch.setenv('MASTER_ADDR', first)
+        distributed._check_address('NODES')
+    monkeypatch.setenv('MASTER_ADDR', '10.0.0.1')
+    told = ', '.join(sorted(addresses or [])) or 'no address'
+    with pytest.raises(ValueError, match=f'its name, node7, stands for {told}. Set GLOO_SOCKET'):
+        distributed._check_address('NODES')
+    (addresses or []).append('fe80::1%eth0')
+    if addresses:
+        distributed._check_address('NODES')
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'eth0')
+    distributed._check_address('NODES')
+
+
+def test_processes_that_do_not_reach_each_other(monkeypatch):
+    """Nobody listens where the first one should be."""
+    for name, value in {'RANK': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1'}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('MASTER_PORT', free_port())
+    with pytest.raises(OSError, match='do not reach each other: .* Set GLOO_SOCKET_IFNAME'):
+        distributed.init_dist('pytorch', use_cuda=False, dist_params={'timeout': 0.02})
 
 
 def test_what_the_main_process_does_for_all(tmp_path):
