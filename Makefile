@@ -40,7 +40,8 @@ format: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --durations=10
 
-# Kill trainings, LMDB builds and caches being made, and compare what comes of them: 20 minutes.
+# Kill trainings, LMDB builds and caches being made, and compare what comes of them; as
+# root also two hosts: half an hour.
 faults: $(READY)
 	DEFSR_FAULTS=long $(BIN)/python -m pytest -q tests/faults
 
