@@ -39,7 +39,8 @@ def check_name(name: str, value: object) -> str:
     text = check_text(name, value)
     if '/' in text or text in ('.', '..'):
         raise ValueError(
-            f'{name} is {value!r}, but must be a text that can name a folder. Take out the slash.'
+            f'{name} is {value!r}, but must be a text that can name a folder. '
+            'No slash can be in it, nor can it be `..`.'
         )
     if len(text.encode()) > _MOST_OF_A_NAME:
         raise ValueError(
