@@ -146,8 +146,6 @@ class Upscaler:
             'max_ref_megapixels': max_ref_megapixels, 'max_megapixels': max_megapixels
         }.items():  # fmt: skip
             check_above(name, limit, 0)
-            if math.isinf(limit):
-                raise ValueError(f'{name} is {limit}, but must be a finite number.')
         if progress is not None and not callable(progress):
             raise ValueError(
                 f'progress is {progress!r}, but must be a function of (stage, done, total).'
