@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import zipfile
 from collections import Counter, OrderedDict
 
@@ -139,6 +140,15 @@ def test_old_ones_go(store):
     assert store.iterations() == [24, 16, 4], 'what has no list is not ours to delete'
     assert not list(store.models.glob('net_*_8.pth'))
     assert store.newest() == (24, [])
+
+
+@pytest.mark.parametrize('folder', ['models', 'states'])
+def test_a_folder_that_vanishes_under_a_training_is_made_again(store, folder):
+    shutil.rmtree(store.models.parent / folder)
+    write(store, 24)
+    assert store.newest() == (24, [])
+    store.keep_newest(1, last_iter=24)
+    assert store.iterations() == [24]
 
 
 def test_a_later_torn_one_does_not_count_as_new(store):
