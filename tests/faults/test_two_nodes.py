@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(1200 if LONG else 240)
 
 PLAN = {'heartbeat': 0.5, 'silence': 4}  # 10 and 120 s, which are waited for in `make faults`
 WIRE = {'GLOO_SOCKET_IFNAME': INTERFACE}
-PHASES = ('loading', 'iteration', 'validation')  # before, they wait for each other
+PHASES = ('iteration', 'validation')  # before, they wait for each other
 
 
 @pytest.fixture
