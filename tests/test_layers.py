@@ -17,6 +17,7 @@ FLOORS = (
     ('diffusion',),
     ('data',),
     ('archs',),
+    ('rectify',),
     ('methods', 'losses'),
     ('running',),
     ('config',),

@@ -25,10 +25,12 @@ class Reference:
     Attributes:
         image: (N, 3, H', W') RGB in [0, 1], as it is.
         enhanced: (N, 3, H', W') degraded and detail-enhanced, if it comes from a cache.
+        valid: (N, 1, H'/scale, W'/scale) bool, where it may be used; None: everywhere.
     """
 
     image: Tensor
     enhanced: Tensor | None = None
+    valid: Tensor | None = None
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Restoration:
         de: (N, 3, scale*h, scale*w), the detail-enhanced input.
         index, confidence, winner: (N, h, w), the matches, and which reference (from 0) each is in.
         key_size: (h', w') of the map that ``index`` points into.
+        rectified: (N, 3, scale*h, scale*w) each, the references in the input's frame.
+        rho: (N, 1, h, w) in [0, 1], how well these explain the input.
     """
 
     sr: Tensor
@@ -76,6 +80,8 @@ class Restoration:
     confidence: Tensor | None = None
     winner: Tensor | None = None
     key_size: Sequence[int] | None = None
+    rectified: Sequence[Tensor] = ()
+    rho: Tensor | None = None
 
     @classmethod
     def of(cls, answer: Tensor | Restoration) -> Restoration:

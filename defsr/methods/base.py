@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
 from defsr.diffusion.degradation import Degradation
+from defsr.diffusion.reference_null_space import gated, project
 from defsr.ops.tiles import make_tiles
+from defsr.rectify.rectifier import Rectified, Rectifier
+from defsr.utils.checks import check_choice
 
-STAGES = ('enhance', 'references', 'match', 'restore')
+STAGES = ('enhance', 'rectify', 'references', 'match', 'restore')
+RECTIFY_OPTIONS = ('rectify', 'gate', 'project')  # of methods that read references
 
 Prepared = TypeVar('Prepared')  # what a method's `prepare` makes of references
 Progress = Callable[[int, int], None]
@@ -26,6 +31,11 @@ class Method(ABC, Generic[Prepared]):
 
     Args:
         degradation: how LR images are made of HR ones; its scale is the method's.
+        rectify: brings references into the input's frame first, see ``Rectifier``; for whole
+            images only, not for crops in training. ``none`` (the papers): they stay as they are.
+        gate: ``evidence``: the result counts where rectified references explain the input,
+            elsewhere the enhanced input. ``none``: it counts everywhere.
+        project: ``exact``: the result is made consistent with the input. ``off``: it stays.
 
     Attributes:
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
@@ -38,8 +48,19 @@ class Method(ABC, Generic[Prepared]):
     options: ClassVar[tuple[str, ...]] = ()
     learned: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, degradation: Degradation) -> None:
+    def __init__(
+        self,
+        degradation: Degradation,
+        rectify: object = 'none',
+        gate: str = 'none',
+        project: str = 'off',
+    ) -> None:
         self.degradation = degradation
+        self.rectifier = Rectifier.from_opt(rectify, degradation)
+        self.gate = check_choice('gate', gate, ('none', 'evidence'))
+        self.project = check_choice('project', project, ('off', 'exact'))
+        if self.gate != 'none' and self.rectifier is None:
+            raise ValueError('gate is evidence, but there is none without rectify. Give rectify.')
         self.scale = degradation.scale
         self.frozen: dict[str, nn.Module] = {}
 
@@ -66,8 +87,13 @@ class Method(ABC, Generic[Prepared]):
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
 
-    def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:  # noqa: B027
+    def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse data sets that do not fit the frozen networks; ValueError names the option."""
+        if is_train and self.rectifier is not None:
+            raise ValueError(
+                'rectify is for whole images: a training cuts crops out of them. Set it to none '
+                'here, and in the option file of the test.'
+            )
 
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor | None:
         """lq (N,3,h,w) -> the detail-enhanced input; None for a method without."""
@@ -152,14 +178,48 @@ class Method(ABC, Generic[Prepared]):
             report('enhance', 0, 1)
             de = self.enhance(lq, partial(report, 'enhance') if progress else None)
             report('enhance', 1, 1)
+        rectified: list[Rectified] = []
+        if self.rectifier is not None:
+            report('rectify', 0, 1)
+            base = self._base(lq) if de is None else de
+            rectified = self.rectifier(lq, base, refs, self._base if de is None else self._enhance)
+            report('rectify', 1, 1)
+            if not rectified:
+                return Restoration(project(base, lq, self.degradation.operator), de=de)
+            refs = [Reference(one.image, valid=one.valid) for one in rectified]
         report('references', 0, 1)
         prepared = self.prepare(net_g, refs)
         report('references', 1, 1)
         if tile is None:
-            return self.restore(net_g, lq, prepared, de)
-        return self.restore_tiled(
-            net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
-        )
+            found = self.restore(net_g, lq, prepared, de)
+        else:
+            found = self.restore_tiled(
+                net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
+            )
+        return self._settled(found, lq, rectified)
+
+    def _enhance(self, lq: Tensor) -> Tensor:
+        de = self.enhance(lq)
+        return self._base(lq) if de is None else de
+
+    def _base(self, lq: Tensor) -> Tensor:
+        """What stands in for the enhanced input in a method that has none."""
+        return self.degradation.operator.A_pinv(lq).clamp(0, 1)
+
+    def _settled(
+        self, found: Restoration, lq: Tensor, rectified: Sequence[Rectified]
+    ) -> Restoration:
+        """With the gate, the projection, and what the references were seen as."""
+        operator = self.degradation.operator
+        if rectified:
+            rho = torch.stack([one.rho for one in rectified]).amax(dim=0)
+            found = replace(found, rectified=[one.image for one in rectified], rho=rho)
+            if self.gate == 'evidence':
+                base = self._base(lq) if found.de is None else found.de
+                found = replace(found, sr=gated(base, found.sr, rho, operator))
+        if self.project == 'exact':
+            found = replace(found, sr=project(found.sr, lq, operator))
+        return found
 
 
 def check_references(refs: Sequence[Reference], who: str) -> None:

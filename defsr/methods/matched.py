@@ -15,7 +15,14 @@ from defsr.archs.interface import Alignment, Reference, Restoration
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
 from defsr.data.cache_record import KINDS, check_caches
 from defsr.diffusion.degradation import Degradation
-from defsr.methods.base import Method, Progress, StageProgress, check_references, say_nothing
+from defsr.methods.base import (
+    RECTIFY_OPTIONS,
+    Method,
+    Progress,
+    StageProgress,
+    check_references,
+    say_nothing,
+)
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
 from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.methods.reference_keys import ReferenceKeys
@@ -59,6 +66,7 @@ class Matched(Method[ReferenceKeys]):
         match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
+        rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
 
     Raises:
         ValueError: for another value of these.
@@ -66,7 +74,7 @@ class Matched(Method[ReferenceKeys]):
 
     blocks = ('network_e', 'network_t')
     learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine')
-    options = (*learned, 'match_search')
+    options = (*learned, 'match_search', *RECTIFY_OPTIONS)
 
     def __init__(
         self,
@@ -78,8 +86,9 @@ class Matched(Method[ReferenceKeys]):
         match_check: str = 'none',
         match_patch_size: int = 3,
         match_refine: int = 0,
+        **rectifying: Any,
     ) -> None:
-        super().__init__(degradation)
+        super().__init__(degradation, **rectifying)
         self.net_e = net_e
         self.net_t = net_t
         self.frozen = {'network_e': net_e, 'network_t': net_t}
@@ -121,6 +130,7 @@ class Matched(Method[ReferenceKeys]):
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
+        super().check_data(opt, is_train)
         datasets = opt['datasets']
         has_caches = any(b.get(f'dataroot_{kind}') for b in datasets.values() for kind in KINDS)
         if has_caches and opt.get('check_cache', True):
@@ -167,7 +177,8 @@ class Matched(Method[ReferenceKeys]):
             level: mixed_key({name: maps[level] for name, maps in found.items()}, self.match_key)
             for level in levels
         }
-        return ReferenceKeys(feat_ref, keys, stacked_mask(images), stacked_rows(images))
+        mask = stacked_mask(images, [ref.valid for ref in refs])
+        return ReferenceKeys(feat_ref, keys, mask, stacked_rows(images))
 
     @torch.no_grad()
     def align(self, de: Tensor, references: ReferenceKeys) -> Alignment:

@@ -84,15 +84,21 @@ def stacked_rows(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     return rows
 
 
-def stacked_mask(images: Sequence[Tensor]) -> Tensor | None:
-    """(h', w') bool, where the coarsest stacked map shows an image; None for one image alone."""
-    if len(images) == 1:
+def stacked_mask(images: Sequence[Tensor], valid: Sequence[Tensor | None] = ()) -> Tensor | None:
+    """(h', w') bool, where the coarsest stacked map shows an image; None if everywhere.
+
+    Args:
+        images: see ``stacked_features``.
+        valid: of each image the part that counts, (1, 1, H_i / 4, W_i / 4) bool, or None.
+    """
+    parts = list(valid) or [None] * len(images)
+    if len(images) == 1 and parts[0] is None:
         return None
     rows = stacked_rows(images)
     width = max(image.shape[-1] // CELL for image in images)
     mask = torch.zeros(rows[-1][1], width, dtype=torch.bool, device=images[0].device)
-    for image, (top, bottom) in zip(images, rows, strict=True):
-        mask[top:bottom, : image.shape[-1] // CELL] = True
+    for image, part, (top, bottom) in zip(images, parts, rows, strict=True):
+        mask[top:bottom, : image.shape[-1] // CELL] = True if part is None else part[0, 0]
     return mask
 
 

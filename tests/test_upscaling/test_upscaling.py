@@ -57,8 +57,9 @@ def test_tiles_agree_with_the_whole(upscaler, lq, refs, sr):
 def test_progress_goes_through_the_stages_in_order(upscaler, lq, refs):
     seen = []
     upscaler(lq, refs, tile=16, overlap=4, progress=lambda *state: seen.append(state))
-    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == list(STAGES)
-    for stage in STAGES:
+    stages = [stage for stage in STAGES if stage != 'rectify']
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == stages
+    for stage in stages:
         counts = [(done, total) for name, done, total in seen if name == stage]
         assert counts[0][0] == 0 and counts[-1][0] == counts[-1][1]
     assert [done for stage, done, total in seen if stage == 'restore' and total == 4] == [*range(5)]
