@@ -60,6 +60,7 @@ def test_each_connection_asks_for_a_sign_of_life(tmp_path):
     """What becomes of it when none comes is seen in faults/test_two_nodes.py."""
 
     def work(rank):
+        distributed.gather(rank)  # both have met, and neither leaves before the other has looked
         found = []
         for descriptor, _ in distributed._sockets():
             with socket.socket(fileno=os.dup(descriptor)) as one, suppress(OSError):
@@ -67,6 +68,7 @@ def test_each_connection_asks_for_a_sign_of_life(tmp_path):
                 idle = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
                 limit = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
                 found.append((one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle, limit))
+        distributed.gather(rank)
         return found
 
     for found in in_processes(2, work, tmp_path):
