@@ -17,7 +17,7 @@ POWER, GATE_POWER = 6, 4  # of rho: what a reference's detail counts, and a netw
 def with_null_space(
     lq: Tensor,
     de: Tensor,
-    parts: Sequence[tuple[Tensor, Tensor, Evidence]],
+    parts: Sequence[tuple[Tensor, Evidence]],
     operator: BicubicDownsample,
 ) -> Tensor:
     """DEF's Eq. 9 with references as the image of the null space, where they explain the input.
@@ -28,8 +28,8 @@ def with_null_space(
     Args:
         lq: (N, 3, h, w), y.
         de: (N, 3, H, W), I_DE.
-        parts: of each reference W (N, 3, H, W), its mask (N, 1, h, w) and its evidence; at each
-            place the one with the largest rho counts.
+        parts: each reference W (N, 3, H, W) with its evidence; at each place the one with the
+            largest rho counts.
         operator: A, with its pseudo-inverse.
 
     Returns:
@@ -38,8 +38,8 @@ def with_null_space(
     scale = operator.scale
     detail = de - operator.A_pinv(operator.A(de))
     best = torch.zeros_like(lq[:, :1])
-    for image, valid, evidence in parts:
-        rho = evidence.rho * valid
+    for image, evidence in parts:
+        rho = evidence.rho
         wins = (rho > best).to(rho)
         best = torch.maximum(best, rho)
         share = enlarged(wins * rho**POWER, scale)
@@ -59,7 +59,7 @@ def gated(de: Tensor, sr: Tensor, rho: Tensor, operator: BicubicDownsample) -> T
 def project(x: Tensor, lq: Tensor, operator: BicubicDownsample, rounds: int = 2) -> Tensor:
     """The image nearest to x whose A is y, in [0, 1]: clamping moves it, so in some rounds."""
     for _ in range(rounds):
-        x = (x - operator.A_pinv(operator.A(x) - lq)).clamp(0, 1)
+        x = operator.project(x, lq).clamp(0, 1)
     return x
 
 

@@ -81,11 +81,17 @@ class Method(ABC, Generic[Prepared]):
             device: of the networks.
             needs_enhancer: False if all of its images come from caches.
         """
-        return cls(degradation)
+        return cls(degradation, **cls.own_options(opt))
 
-    @classmethod  # noqa: B027 (some have nothing to check)
+    @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
+        cls(degradation, **cls.own_options(opt))
+
+    @classmethod
+    def own_options(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of an option file's content that the constructor takes."""
+        return {key: opt[key] for key in cls.options if key in opt}
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse data sets that do not fit the frozen networks; ValueError names the option."""
@@ -182,7 +188,7 @@ class Method(ABC, Generic[Prepared]):
         if self.rectifier is not None:
             report('rectify', 0, 1)
             base = self._base(lq) if de is None else de
-            rectified = self.rectifier(lq, base, refs, self._base if de is None else self._enhance)
+            rectified = self.rectifier(lq, base, refs, self._enhance)
             report('rectify', 1, 1)
             if not rectified:
                 return Restoration(project(base, lq, self.degradation.operator), de=de)
@@ -212,7 +218,7 @@ class Method(ABC, Generic[Prepared]):
         """With the gate, the projection, and what the references were seen as."""
         operator = self.degradation.operator
         if rectified:
-            rho = torch.stack([one.rho for one in rectified]).amax(dim=0)
+            rho = torch.stack([one.evidence.rho for one in rectified]).amax(dim=0)
             found = replace(found, rectified=[one.image for one in rectified], rho=rho)
             if self.gate == 'evidence':
                 base = self._base(lq) if found.de is None else found.de

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
-from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import RECTIFY_OPTIONS, Method, check_references
 from defsr.ops.padding import pad_reflect
 
@@ -25,23 +22,6 @@ class FromReferences(Method[list[Tensor]]):
     """
 
     options = RECTIFY_OPTIONS
-
-    @classmethod
-    def from_opt(
-        cls,
-        opt: Mapping[str, Any],
-        degradation: Degradation,
-        device: torch.device,
-        *,
-        needs_enhancer: bool = True,
-    ) -> FromReferences:
-        """As ``Method.from_opt``."""
-        return cls(degradation, **{key: opt[key] for key in cls.options if key in opt})
-
-    @classmethod
-    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
-        """As ``Method.check``."""
-        cls(degradation, **{key: opt[key] for key in cls.options if key in opt})
 
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> list[Tensor]:
         """The images of the references, at sizes that the network takes."""

@@ -110,7 +110,7 @@ class Matched(Method[ReferenceKeys]):
         """As ``Method.from_opt``, with the ``match_*`` options of the file."""
         net_e = build_frozen('network_e', opt, device, may_lack_weights=not needs_enhancer)
         net_t = build_frozen('network_t', opt, device)
-        return cls(net_e, net_t, degradation=degradation, **cls._own(opt))
+        return cls(net_e, net_t, degradation=degradation, **cls.own_options(opt))
 
     @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
@@ -121,12 +121,8 @@ class Matched(Method[ReferenceKeys]):
                 f'{max(LEVEL_FACTORS.values())} only. Set it, and network_e:scale.'
             )
         nobody: Any = nn.Identity()  # the options are looked at, no network is
-        cls(nobody, nobody, degradation=degradation, **cls._own(opt))
+        cls(nobody, nobody, degradation=degradation, **cls.own_options(opt))
         check_enhancer(opt['network_e'], degradation)
-
-    @classmethod
-    def _own(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: opt[key] for key in cls.options if key in opt}
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""

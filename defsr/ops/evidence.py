@@ -18,7 +18,8 @@ class Evidence:
     """What ``evidence_of`` finds, at LR scale.
 
     Attributes:
-        rho: (N, 1, h, w) in [0, 1], how well the reference explains the observation.
+        rho: (N, 1, h, w) in [0, 1], how well the reference explains the observation; 0 where it
+            is not valid.
         gain: (N, 1, h, w) in [0, 2], contrast of the observation over the reference's.
     """
 

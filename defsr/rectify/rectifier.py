@@ -25,7 +25,7 @@ from defsr.utils.checks import check_block, check_choice, check_keys
 
 MODELS = ('field', 'homography')
 FIRST_FLOW, SECOND_FLOW = 8.0, 4.0  # pixels that the optical flow may move the field by
-LEAST_SIGMA = 24.0  # pixels, of the field's weights; 1.5 times the mean spacing if that is more
+LEAST_SPACING = 24.0  # pixels: fields do not follow closer matches one by one
 REACH = 3.0  # times the spacing that a position may lie from the nearest confirmed match
 FINER = 1 / 3  # pixels of a reference per pixel of the result, below which it shows no more
 FEW = 60  # confirmed matches, below which the mirror image is tried too
@@ -47,11 +47,6 @@ class Rectified:
     valid: Tensor
     evidence: Evidence
     confirmed: Confirmed
-
-    @property
-    def rho(self) -> Tensor:
-        """(1, 1, h, w) in [0, 1]; 0 where it is not valid."""
-        return self.evidence.rho * self.valid
 
 
 class Rectifier:
@@ -146,14 +141,14 @@ class Rectifier:
                 field, operator.A_pinv(lq), operator.A_pinv(operator.A(seen)), FIRST_FLOW
             )
             first = self._seen(lq, image, field, confirmed)
-            sharp = with_null_space(lq, de, [(first.image, first.valid, first.evidence)], operator)
+            sharp = with_null_space(lq, de, [(first.image, first.evidence)], operator)
             field = refine_field(field, sharp, first.image, SECOND_FLOW)
         one = self._seen(lq, image, field, confirmed)
         if not bool(one.valid.any()):
             return None, 'left out: it shows nothing of what the input shows.'
         return one, (
             f'{confirmed.number} matches confirmed, {float(one.valid.float().mean()):.0%} covered, '
-            f'rho {float(one.rho.sum() / one.valid.sum().clamp(min=1)):.2f}.'
+            f'rho {float(one.evidence.rho.sum() / one.valid.sum()):.2f}.'
         )
 
     def _is_mirrored(self, de: Tensor, key: Tensor, number: int) -> bool:
@@ -164,8 +159,7 @@ class Rectifier:
     def _field(self, confirmed: Confirmed, size: tuple[int, int]) -> Tensor:
         if self.model == 'homography':
             return _homography_field(confirmed.homography, size)
-        spacing = _spacing(confirmed, size)
-        sigma = max(LEAST_SIGMA, 1.5 * spacing)
+        sigma = 1.5 * _spacing(confirmed, size)
         return moving_least_squares(*confirmed.matches, size, sigma)
 
     def _seen(self, lq: Tensor, image: Tensor, field: Tensor, confirmed: Confirmed) -> Rectified:
@@ -182,9 +176,9 @@ class Rectifier:
 
 
 def _spacing(confirmed: Confirmed, size: tuple[int, int]) -> float:
-    """Mean distance of confirmed matches, were they spread evenly over what they cover."""
+    """Mean distance of confirmed matches, were they even over what they cover; not below a least."""
     area = max(confirmed.covered, 1e-3) * size[0] * size[1]
-    return max(LEAST_SIGMA, math.sqrt(area / confirmed.number))
+    return max(LEAST_SPACING, math.sqrt(area / confirmed.number))
 
 
 def _near(confirmed: Confirmed, size: tuple[int, int], scale: int, spacing: float) -> Tensor:

@@ -112,9 +112,9 @@ def test_a_rolled_and_scaled_reference_is_straightened(photo, degrees, factor):
     inside = torch.nn.functional.interpolate(one.valid.float(), scale_factor=4) > 0
     assert float(inside.float().mean()) > 0.5
     assert db(one.image, gt, inside) > 30
-    assert float(one.rho[one.valid].mean()) > 0.9
+    assert float(one.evidence.rho[one.valid].mean()) > 0.9
     de = enhance(lq)
-    sr = with_null_space(lq, de, [(one.image, one.valid, one.evidence)], OPERATOR)
+    sr = with_null_space(lq, de, [(one.image, one.evidence)], OPERATOR)
     assert db(sr, gt, inside) > db(project(de, lq, OPERATOR), gt, inside) + 4
     assert db(OPERATOR.A(sr), lq) > 45  # consistent with the input but for clamping
 
