@@ -176,7 +176,7 @@ class Rectifier:
 
 
 def _spacing(confirmed: Confirmed, size: tuple[int, int]) -> float:
-    """Mean distance of confirmed matches, were they even over what they cover; not below a least."""
+    """Mean distance of confirmed matches, were they even over what they cover; with a least."""
     area = max(confirmed.covered, 1e-3) * size[0] * size[1]
     return max(LEAST_SPACING, math.sqrt(area / confirmed.number))
 
