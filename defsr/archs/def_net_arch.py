@@ -13,6 +13,11 @@ from defsr.archs.interface import Alignment, Restoration
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_choice
 
+NO_SPACES = (
+    'network_g:fusion reads references in the frame of the input, but these are not. Set rectify, '
+    'or give the data dataroot_ref_rect.'
+)
+
 
 @ARCH_REGISTRY.register()
 class DEFNet(nn.Module):
@@ -27,6 +32,8 @@ class DEFNet(nn.Module):
             ``bicubic`` (the interpolated LR image) or ``de`` (the enhanced input). With a skip the
             last layer starts at zero, so that training starts from that image. Default: none.
         scale (int): upsampling factor; the three levels fix it to 4. Default: 4.
+        fusion (dict | None): block of what joins the result with references in the input's frame,
+            e.g. ``{type: NullSpaceFusion}``. Default: None.
 
     Raises:
         ValueError: for another scale or skip, and for a skip with an aggregator that does not say
@@ -41,12 +48,14 @@ class DEFNet(nn.Module):
         aggregator: Mapping[str, Any],
         skip: Literal['none', 'bicubic', 'de'] = 'none',
         scale: int = 4,
+        fusion: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.check('network_g', {'skip': skip, 'scale': scale})
         self.scale, self.skip = scale, skip
         self.transfer = build_network(transfer)
         self.aggregator = build_network(aggregator)
+        self.fusion = None if fusion is None else build_network(fusion)
         if skip != 'none':
             last = getattr(self.aggregator, 'last_layer', None)
             if last is None:
@@ -70,7 +79,8 @@ class DEFNet(nn.Module):
 
         Args:
             lq: (N, 3, h, w) RGB in [0, 1].
-            aligned: features and matches; its ``de`` is needed for ``skip: de``.
+            aligned: features and matches; its ``de`` is needed for ``skip: de``, and with its
+                ``spaces`` for a ``fusion``.
 
         Returns:
             ``sr`` (N, 3, 4h, 4w), about [0, 1], not clamped, and the ``textures``.
@@ -81,4 +91,8 @@ class DEFNet(nn.Module):
             sr = sr + upsample_bicubic(lq, self.scale)
         elif self.skip == 'de':
             sr = sr + aligned.de
+        if self.fusion is not None:
+            if aligned.spaces is None:
+                raise ValueError(NO_SPACES)
+            sr = self.fusion(lq, aligned.de, sr, aligned.spaces, aligned.confidence)
         return Restoration(sr, textures)

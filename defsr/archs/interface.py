@@ -4,18 +4,23 @@ An arch says by its attribute ``reads`` what its ``forward`` takes:
 
 - ``lq`` (the default, so BasicSR's own archs): ``net_g(lq)``;
 - ``references``: ``net_g(lq, refs)``, ``refs`` a list of (N, 3, H', W') images, one per reference;
-- ``matches``: ``net_g(lq, aligned)``, an ``Alignment``.
+- ``matches``: ``net_g(lq, aligned)``, an ``Alignment``;
+- ``rectified``: ``net_g(lq, de, spaces)``, the enhanced input and ``NullSpaces``.
 
 It returns the image (N, 3, scale*h, scale*w), or a ``Restoration`` if losses or pictures need more
-of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples.
+of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples, and by
+``parameter_free`` that it has no weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
+
+from defsr.diffusion.reference_null_space import NullSpaces
 
 
 @dataclass
@@ -25,7 +30,8 @@ class Reference:
     Attributes:
         image: (N, 3, H', W') RGB in [0, 1], as it is.
         enhanced: (N, 3, H', W') degraded and detail-enhanced, if it comes from a cache.
-        valid: (N, 1, H'/scale, W'/scale) bool, where it may be used; None: everywhere.
+        valid: (N, 1, H'/scale, W'/scale) bool, of a reference in the input's frame: where it shows
+            the scene. None: it is not in that frame.
     """
 
     image: Tensor
@@ -46,6 +52,7 @@ class Alignment:
         de: (N, 3, 4h, 4w) in [0, 1], the enhanced input itself.
         positions: level -> (N, 2, f*h, f*w) int64, rows then columns of the match of each
             position. None: those of ``index``, see ``match_positions``.
+        spaces: of references in the input's frame, what they add to it. None: they are not.
     """
 
     feat_de: Mapping[str, Tensor]
@@ -55,6 +62,7 @@ class Alignment:
     key_size: Sequence[int]
     de: Tensor | None = None
     positions: Mapping[str, Tensor] | None = None
+    spaces: NullSpaces | None = None
 
 
 @dataclass
@@ -68,8 +76,9 @@ class Restoration:
         de: (N, 3, scale*h, scale*w), the detail-enhanced input.
         index, confidence, winner: (N, h, w), the matches, and which reference (from 0) each is in.
         key_size: (h', w') of the map that ``index`` points into.
-        rectified: (N, 3, scale*h, scale*w) each, the references in the input's frame.
-        rho: (N, 1, h, w) in [0, 1], how well these explain the input.
+        rectified: (N, 3, scale*h, scale*w), at each place the best of references in its frame.
+        rho: (N, 1, h, w) in [0, 1], how well it explains the input.
+        views: what each of these rests on, as ``Rectified`` of ``defsr.rectify.rectifier``.
     """
 
     sr: Tensor
@@ -80,13 +89,19 @@ class Restoration:
     confidence: Tensor | None = None
     winner: Tensor | None = None
     key_size: Sequence[int] | None = None
-    rectified: Sequence[Tensor] = ()
+    rectified: Tensor | None = None
     rho: Tensor | None = None
+    views: Sequence[Any] = ()
 
     @classmethod
     def of(cls, answer: Tensor | Restoration) -> Restoration:
         """A network's answer, which may be the image alone."""
         return answer if isinstance(answer, Restoration) else cls(answer)
+
+
+def has_weights(net_or_class: nn.Module | type[nn.Module]) -> bool:
+    """Whether an arch is to be loaded: not if it says that it is ``parameter_free``."""
+    return not getattr(net_or_class, 'parameter_free', False)
 
 
 def reads_of(net_or_class: nn.Module | type[nn.Module]) -> str:

@@ -24,7 +24,7 @@ from defsr.config.files import load_options
 from defsr.data.triplet_options import degradation_of
 from defsr.diffusion.degradation import Degradation
 from defsr.images.png import write_png
-from defsr.methods.build import Restorer, method_class
+from defsr.methods.build import Restorer, method_class, wants_weights
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import tell
@@ -105,10 +105,10 @@ def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, Any]:
     opt, where = candidate.opt, f'methods:{candidate.label}'
     if not opt:
         load_options(candidate.file, f'{where}:options')  # says that it is not there
-    if not candidate.weights:
+    if not candidate.weights and wants_weights(opt):
         raise FileNotFoundError(f'{where}:weights is missing. Name the checkpoint of network_g.')
     method, path = method_class(opt), opt.get('path') or {}
-    files: dict[str, str | None] = {'g': candidate.weights}
+    files: dict[str, str | None] = {'g': candidate.weights or None}
     for block in method.blocks:
         own = opt[block].get('weights')
         named = path.get(f'pretrain_{block}') or (None if own in ('torchvision', 'none') else own)
@@ -138,7 +138,7 @@ def restorer_of(
     if candidate.plain:
         return Plain(candidate.plain, degradation)
     use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
-    path = {**(candidate.opt.get('path') or {}), 'pretrain_network_g': candidate.weights}
+    path = {**(candidate.opt.get('path') or {}), 'pretrain_network_g': candidate.weights or None}
     return Restorer.build(
         {**candidate.opt, 'path': path},
         torch.device('cuda' if use_cuda else 'cpu'),

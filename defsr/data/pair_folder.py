@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ from defsr.utils.locks import locked
 from defsr.utils.paths import expanded
 
 TRUTH_FILE = 'correspondence.csv'
+Found = TypeVar('Found')
 OUTPUTS = frozenset(('gt', 'ref', 'gt.lmdb', 'ref.lmdb', TRUTH_FILE))
 
 
@@ -82,7 +84,7 @@ def make_pairs(
     with ExitStack() as held:
         held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
         clear_remains(final)  # first: it may bring back a result that must not be overwritten
-        _check_out(final, force)
+        check_out(final, force, OUTPUTS)
         usable, skipped = _sort_out(source, settings)
         _check_lengths(source, usable, per_image)
         if lmdb:
@@ -91,7 +93,7 @@ def make_pairs(
         for role in ('gt', 'ref'):
             (building / role).mkdir(parents=True)
         work = partial(_make_pairs_of, source.root, usable, settings, per_image, building)
-        done = tqdm(_map(work, usable, workers), total=len(usable), unit='photo')
+        done = tqdm(map_names(work, usable, workers), total=len(usable), unit='photo')
         truths = [truth for of_photo in done for truth in of_photo]
         write_correspondences(building / TRUTH_FILE, truths)
         if lmdb:
@@ -117,12 +119,12 @@ def _make_pairs_of(
         truth = Correspondence.of_pair(f'{image_key(name)}_{k}.png', name, pair)
         for role, image in (('gt', pair.gt), ('ref', pair.ref)):
             path = folder / role / truth.name
-            _write(path, encode_png(image[..., ::-1]))
+            write_unsynced(path, encode_png(image[..., ::-1]))
         truths.append(truth)
     return truths
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_unsynced(path: Path, content: bytes) -> None:
     """Not synced one by one: the whole folder appears at the end, or nothing."""
     try:
         path.write_bytes(content)
@@ -135,10 +137,8 @@ def _read_photo(source: ImageSource, name: str) -> np.ndarray:
     return to_levels(source.read(name))
 
 
-def _map(
-    work: partial[list[Correspondence]], names: Sequence[str], workers: int
-) -> Iterator[list[Correspondence]]:
-    """Results in the order of ``names``."""
+def map_names(work: partial[Found], names: Sequence[str], workers: int) -> Iterator[Found]:
+    """Results in the order of ``names``, by so many processes."""
     if workers == 1:
         yield from map(work, names)
         return
@@ -196,7 +196,7 @@ def _check_keys_for_lmdb(names: Sequence[str]) -> None:
             )
 
 
-def _check_out(final: Path, force: bool) -> None:
+def check_out(final: Path, force: bool, outputs: Collection[str]) -> None:
     """Refuse to overwrite, and never remove what this tool did not write."""
     if not final.exists():
         return
@@ -205,7 +205,7 @@ def _check_out(final: Path, force: bool) -> None:
     content = {entry.name for entry in os.scandir(final)}
     if content and not force:
         raise FileExistsError(f'--out {final} is not empty. Remove it, or replace it with --force.')
-    strange = sorted(content - OUTPUTS)
+    strange = sorted(content.difference(outputs))
     if strange:
         raise ValueError(
             f'--out {final} holds {strange[0]!r}, which --force would remove with the pairs. '

@@ -17,6 +17,7 @@ from defsr.data.image_source import ImageSource
 from defsr.data.pair_list import Pair, check_result_names, read_pair_list
 from defsr.data.triplet_options import TripletOptions
 
+AT_LR = ('lq', 'ref_valid')  # at the size of the input, the others are scale times as large
 MIN_REF_SIDE = 4  # the texture extractor's coarsest level has a quarter of it
 
 
@@ -40,6 +41,8 @@ class RefTripletDataset(Dataset):
     - ``ref``, of any size in validation, (3, ref_size, ref_size) in training;
     - ``de``, ``ref_de``: cached detail-enhanced images of lq's and ref's content, at the size of
       gt and ref, if ``dataroot_de``, ``dataroot_ref_de`` are given;
+    - ``ref`` (3, scale*h, scale*w) and ``ref_valid`` (1, h, w) bool, cut and turned with ``gt``, if
+      the references are in its frame: ``dataroot_ref_rect`` with ``dataroot_ref_mask``;
     - in validation with several references lists ``refs`` (and ``refs_de``), whose first is
       ``ref``. They collate at batch 1. In training one of them is drawn for ``ref``.
 
@@ -92,8 +95,12 @@ class RefTripletDataset(Dataset):
             chosen = [draw.pick(entry.refs)]
         refs = [self._centre(self._read_ref(entry, i, images['lq'])) for i in chosen]
         if draw is not None:
+            if 'ref_rect' in self.sources:
+                refs = [self._crop_aligned({**images, **ref}, draw, entry) for ref in refs]
+                refs = [{key: ref[key] for key in ('ref', 'ref_valid')} for ref in refs]
+            else:
+                refs = [self._crop_ref(ref, draw) for ref in refs]
             images = self._crop_aligned(images, draw, entry)
-            refs = [self._crop_ref(ref, draw) for ref in refs]
         refs = [{key: ref[key].contiguous() for key in ref} for ref in refs]
         item: dict[str, Tensor | list[Tensor] | str] = {
             key: image.contiguous() for key, image in images.items()
@@ -138,8 +145,8 @@ class RefTripletDataset(Dataset):
         }
         refs: tuple[str, ...] = pair.refs
         ref_des: tuple[str, ...] = ()
-        if 'ref' in self.sources:
-            source = self.sources['ref']
+        for root in {'ref', 'ref_rect'} & self.sources.keys():
+            source = self.sources[root]
             refs = tuple(source.find(name, any_extension=not from_list) for name in refs)
         if 'ref_de' in self.sources:
             source = self.sources['ref_de']
@@ -156,10 +163,12 @@ class RefTripletDataset(Dataset):
     def _ref_path(self, entry: _Entry, index: int) -> str:
         if self.options.ref_is_lq:
             return self._lq_file(entry.aligned)
-        return self.sources['ref'].path(entry.refs[index])
+        return self.sources['ref_rect' if 'ref_rect' in self.sources else 'ref'].path(
+            entry.refs[index]
+        )
 
     def _warn_of_leaks(self) -> None:
-        if self.main != 'gt' or self.options.ref_is_lq:
+        if self.main != 'gt' or 'ref' not in self.sources:
             return
         gt, ref = self.sources['gt'], self.sources['ref']
         if osp.realpath(gt.root) != osp.realpath(ref.root):
@@ -188,6 +197,8 @@ class RefTripletDataset(Dataset):
 
     def _read_ref(self, entry: _Entry, index: int, lq: Tensor) -> dict[str, Tensor]:
         """``ref`` and ``ref_de``; the reference loses what its cached image does not have."""
+        if 'ref_rect' in self.sources:
+            return self._read_rectified(entry.refs[index], lq)
         source = self.sources.get('ref')
         ref = source.read(entry.refs[index]) if source else lq.clone()
         if min(ref.shape[-2:]) < MIN_REF_SIDE:
@@ -204,13 +215,23 @@ class RefTripletDataset(Dataset):
         ref = _fit(ref, height, width, self.options.scale - 1, what)
         return {'ref': ref, 'ref_de': ref_de}
 
+    def _read_rectified(self, name: str, lq: Tensor) -> dict[str, Tensor]:
+        """``ref`` in the frame of the input, and ``ref_valid``."""
+        height, width = lq.shape[-2:]
+        scale, source = self.options.scale, self.sources['ref_rect']
+        ref = _fit(source.read(name), scale * height, scale * width, 0, source.path(name))
+        masks = self.sources['ref_mask']
+        mask = masks.find(name, any_extension=True)
+        valid = _fit(masks.read(mask), height, width, 0, masks.path(mask))
+        return {'ref': ref, 'ref_valid': valid[:1] > 0.5}
+
     def _centre(self, images: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The middle of ``center_crop``, cut on the grid of ``lq``."""
         side, scale = self.options.center_crop, self.options.scale
         if not side or (self.options.ref_is_lq and 'ref' in images):  # a copy of lq, which is cut
             return images
         return {
-            name: _middle(image, side // scale, 1 if name == 'lq' else scale)
+            name: _middle(image, side // scale, 1 if name in AT_LR else scale)
             for name, image in images.items()
         }
 
@@ -231,7 +252,7 @@ class RefTripletDataset(Dataset):
         return {
             name: draw.transform(crop(image, top * factor, left * factor, size * factor // scale))
             for name, image in images.items()
-            for factor in [1 if name == 'lq' else scale]
+            for factor in [1 if name in AT_LR else scale]
         }
 
     def _crop_ref(self, images: Mapping[str, Tensor], draw: ItemDraw) -> dict[str, Tensor]:

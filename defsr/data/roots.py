@@ -3,7 +3,7 @@
 from typing import Literal
 
 Backend = Literal['disk', 'lmdb']
-ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de')
+ROOTS = ('gt', 'lq', 'ref', 'de', 'ref_de', 'ref_rect', 'ref_mask')
 
 
 def flag(root: str) -> str:

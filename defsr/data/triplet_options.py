@@ -31,7 +31,7 @@ class TripletOptions:
 
     Attributes:
         block: its path in the option file, for messages.
-        roots: ``gt``, ``lq``, ``ref``, ``de``, ``ref_de`` -> folder, those that are given.
+        roots: kinds in ``ROOTS`` -> folder, those that are given.
         ref_is_lq: ``dataroot_ref: lq``, the input serves as its own reference.
         gt_size, ref_size: sides of the training crops; 0 outside training.
         max_megapixels: larger images are refused.
@@ -76,20 +76,27 @@ class TripletOptions:
         is_train = phase == 'train'
         gt_size = _crop_side(block, 'gt_size', opt.get('gt_size'), scale) if is_train else 0
         ref_size = gt_size if opt.get('ref_size') is None else opt['ref_size']
+        roots = _roots(block, opt, is_train)
+        ref_augment = choice_of(block, opt, 'ref_augment', REF_AUGMENTS)
+        if 'ref_rect' in roots and (ref_augment != 'together' or ref_size != gt_size):
+            raise ValueError(
+                f'{block}:dataroot_ref_rect is in the frame of the input and cut with it. Remove '
+                'ref_augment and ref_size.'
+            )
         most = opt.get('max_megapixels', MAX_MEGAPIXELS)
         return cls(
             block=block,
             is_train=is_train,
             scale=scale,
             backend=backend_of(block, opt),
-            roots=_roots(block, opt, is_train),
+            roots=roots,
             ref_is_lq=opt.get('dataroot_ref') == 'lq',
             pair_list=opt.get('pair_list'),
             gt_size=gt_size,
             ref_size=_crop_side(block, 'ref_size', ref_size, scale) if is_train else 0,
             use_hflip=choice_of(block, opt, 'use_hflip', (True, False)),
             use_rot=choice_of(block, opt, 'use_rot', (True, False)),
-            ref_augment=choice_of(block, opt, 'ref_augment', REF_AUGMENTS),
+            ref_augment=ref_augment,
             degradation=degradation_of(opt, block),
             max_megapixels=check_above(f'{block}:max_megapixels', most, 0),
             center_crop=_center_crop(block, opt, scale, is_train),
@@ -165,6 +172,19 @@ def _roots(block: str, opt: Mapping[str, Any], is_train: bool) -> dict[str, str]
         raise ValueError(
             f'{block}:dataroot_gt is missing. Name the folder of ground truth images{or_lq}.'
         )
+    if ('ref_rect' in roots) != ('ref_mask' in roots):
+        raise ValueError(
+            f'{block}: dataroot_ref_rect, references in the frame of the input, and '
+            'dataroot_ref_mask, where they are valid, go together. Give both, or neither.'
+        )
+    if 'ref_rect' in roots:
+        for root in ('ref', 'ref_de'):
+            if root in roots:
+                raise ValueError(
+                    f'{block}:dataroot_{root} is given beside dataroot_ref_rect, which stands for '
+                    'the reference. Remove one of them.'
+                )
+        return roots
     if 'ref' not in roots:
         raise ValueError(
             f'{block}:dataroot_ref is missing. Name the folder of references, '

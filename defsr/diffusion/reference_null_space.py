@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,50 +11,130 @@ from torch.nn import functional as F
 
 from defsr.diffusion.operators import BicubicDownsample
 from defsr.ops.evidence import Evidence
+from defsr.ops.tiles import Index
 
-POWER, GATE_POWER = 6, 4  # of rho: what a reference's detail counts, and a network's result
+POWER = 3  # of rho and of its fine part each: what a reference's detail counts
+HALF = 0.5  # of ``trust``: what a reference's detail counts beside a network's result
+
+
+@dataclass(frozen=True)
+class NullSpaces:
+    """What y leaves open, as a rectified reference W fills it.
+
+    Attributes:
+        pinv: (N, 3, H, W), A_pinv y, which every result begins with.
+        other: (N, 3, H, W), a (I - A_pinv A) W, a the gain of the evidence; 0 where W is not valid.
+        soft: (N, 3, h, w), A W.
+        evidence: of W.
+    """
+
+    pinv: Tensor
+    other: Tensor
+    soft: Tensor
+    evidence: Evidence
+
+    @classmethod
+    def of(
+        cls, lq: Tensor, image: Tensor, evidence: Evidence, operator: BicubicDownsample
+    ) -> NullSpaces:
+        """Of y and W: (N, 3, h, w) and (N, 3, H, W)."""
+        soft = operator.A(image)
+        own = image - operator.A_pinv(soft)
+        other = enlarged(evidence.gain, operator.scale) * own
+        return cls(operator.A_pinv(lq), other, soft, evidence)
+
+    def mixed(self, image: Tensor, most: float = 1.0) -> Tensor:
+        """A_pinv y + (1 - M)(image - A_pinv y) + M other, M = ``most`` times ``trust``."""
+        scale = image.shape[-1] // self.soft.shape[-1]
+        share = most * enlarged(trust(self.evidence), scale)
+        return image + share * (self.pinv + self.other - image)
+
+    def __getitem__(self, piece: tuple[Index, Index]) -> NullSpaces:
+        """The same of a tile: its slices at the sizes of A W and of W."""
+        small, large = piece
+        evidence = self.evidence.map(lambda x: x[small])
+        return NullSpaces(self.pinv[large], self.other[large], self.soft[small], evidence)
+
+
+def trust(evidence: Evidence) -> Tensor:
+    """What the detail of a reference counts, (N, 1, h, w): (rho fine)^``POWER``."""
+    return (evidence.rho * evidence.fine) ** POWER
 
 
 def with_null_space(
-    lq: Tensor,
-    de: Tensor,
-    parts: Sequence[tuple[Tensor, Evidence]],
-    operator: BicubicDownsample,
+    lq: Tensor, de: Tensor, image: Tensor, evidence: Evidence, operator: BicubicDownsample
 ) -> Tensor:
-    """DEF's Eq. 9 with references as the image of the null space, where they explain the input.
+    """DEF's Eq. 9 with a reference as the image of the null space, where it explains the input.
 
-    ``A_pinv y + (1 - M)(I - A_pinv A) I_DE + M a (I - A_pinv A) W``, M = rho^``POWER``, projected:
-    M and a vary in space, so the sum alone would miss y.
+    ``A_pinv y + (1 - M)(I_DE - A_pinv y) + M a (I - A_pinv A) W``, M as of ``trust``, projected: M
+    and a vary in space, so the sum alone would miss y.
 
     Args:
         lq: (N, 3, h, w), y.
         de: (N, 3, H, W), I_DE.
-        parts: each reference W (N, 3, H, W) with its evidence; at each place the one with the
-            largest rho counts.
+        image: (N, 3, H, W), the rectified reference W.
+        evidence: of W.
         operator: A, with its pseudo-inverse.
 
     Returns:
         (N, 3, H, W) in [0, 1].
     """
-    scale = operator.scale
-    detail = de - operator.A_pinv(operator.A(de))
-    best = torch.zeros_like(lq[:, :1])
-    for image, evidence in parts:
-        rho = evidence.rho
-        wins = (rho > best).to(rho)
-        best = torch.maximum(best, rho)
-        share = enlarged(wins * rho**POWER, scale)
-        own = image - operator.A_pinv(operator.A(image))
-        detail = (1 - share) * detail + share * enlarged(evidence.gain, scale) * own
-    return project(operator.A_pinv(lq) + detail, lq, operator)
+    return project(NullSpaces.of(lq, image, evidence, operator).mixed(de), lq, operator)
 
 
-def gated(de: Tensor, sr: Tensor, rho: Tensor, operator: BicubicDownsample) -> Tensor:
-    """A result where the references explain the input, elsewhere I_DE: I_DE + rho^4 (sr - I_DE).
+@dataclass(frozen=True)
+class Best:
+    """What ``best_of`` chooses: an image, its evidence, where it is valid, and what it is of.
 
-    Arguments as of ``with_null_space``; sr (N, 3, H, W), rho (N, 1, h, w) in [0, 1].
+    Attributes:
+        image: (N, 3, H, W).
+        evidence: of it.
+        valid: (N, 1, h, w) bool.
+        source: (N, 1, h, w) int64, which of the images.
     """
-    return de + enlarged(rho**GATE_POWER, operator.scale) * (sr - de)
+
+    image: Tensor
+    evidence: Evidence
+    valid: Tensor
+    source: Tensor
+
+
+def best_of(views: Sequence[tuple[Tensor, Evidence, Tensor]], scale: int) -> Best:
+    """One image of several: at each place the one that is trusted most, or is valid at all.
+
+    Args:
+        views: images (N, 3, H, W) with their evidence and (N, 1, h, w) where they are valid; the
+            first wins a tie.
+        scale: of images to evidence.
+    """
+    image, evidence, valid = views[0]
+    source = torch.zeros_like(valid, dtype=torch.int64)
+    score = trust(evidence) + valid
+    for number, (other, found, there) in enumerate(views[1:], start=1):
+        wins = trust(found) + there > score
+        score = torch.maximum(score, trust(found) + there)
+        image = image + enlarged(wins.to(image), scale) * (other - image)
+        names = ('rho', 'fine', 'gain')
+        pairs = ((getattr(found, name), getattr(evidence, name)) for name in names)
+        evidence = Evidence(*(torch.where(wins, new, old) for new, old in pairs))
+        source = torch.where(wins, number, source)
+        valid = valid | there
+    return Best(image, evidence, valid, source)
+
+
+def gated(de: Tensor, sr: Tensor, spaces: NullSpaces) -> Tensor:
+    """A network's result where the references explain the input, elsewhere I_DE.
+
+    ``I_DE + rho (sr - I_DE)``, then, where they are trusted, the mean of it and of the references'
+    own null space: two estimates whose errors differ.
+
+    Args:
+        de, sr: (N, 3, H, W).
+        spaces: of the references.
+    """
+    scale = de.shape[-1] // spaces.soft.shape[-1]
+    sr = de + enlarged(spaces.evidence.rho, scale) * (sr - de)
+    return spaces.mixed(sr, HALF)
 
 
 def project(x: Tensor, lq: Tensor, operator: BicubicDownsample, rounds: int = 2) -> Tensor:

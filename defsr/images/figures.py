@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,11 +20,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_INCHES = 3.2
+MOST_LINES = 100  # about; more hide what they join
 
 
 def match_colours(flow_yx: Tensor) -> Tensor:
     """(1,2,h,w) displacement, rows then columns -> (3,h,w) in [0, 1], the usual flow colours."""
     return flow_to_image(flow_yx[0].flip(0).float()).float() / 255
+
+
+def match_lines(query: Tensor, key: Tensor, query_yx: Tensor, key_yx: Tensor) -> np.ndarray:
+    """Two images side by side, some of their matches as lines from one to the other.
+
+    Args:
+        query, key: (1, 3, H, W) and (1, 3, H', W') in [0, 1].
+        query_yx, key_yx: (K, 2), the same point in both, rows then columns.
+
+    Returns:
+        (max(H, H'), W + W', 3) RGB uint8.
+    """
+    height = max(query.shape[-2], key.shape[-2])
+    parts = [F.pad(image, (0, 0, 0, height - image.shape[-2])) for image in (query, key)]
+    canvas = np.ascontiguousarray(to_levels(torch.cat([part.cpu() for part in parts], dim=-1)))
+    chosen = slice(None, None, max(1, len(query_yx) // MOST_LINES))
+    starts, ends = (places[chosen].flip(1).round().int() for places in (query_yx, key_yx))
+    ends = ends + torch.tensor([query.shape[-1], 0], dtype=ends.dtype)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        hue = np.full((1, 1, 3), 255, dtype=np.uint8)
+        hue[..., 0] = 180 * start[1] // query.shape[-2]  # by the row
+        colour = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+        cv2.line(canvas, start, end, colour, 1, cv2.LINE_AA)
+    return canvas
 
 
 def label_colours(labels: Tensor) -> Tensor:

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
 from defsr.diffusion.degradation import Degradation
-from defsr.diffusion.reference_null_space import gated, project
+from defsr.diffusion.reference_null_space import (
+    Best,
+    NullSpaces,
+    best_of,
+    gated,
+    project,
+)
+from defsr.methods.blocks import BLOCK, restore_in_blocks
+from defsr.ops.evidence import evidence_of
 from defsr.ops.tiles import make_tiles
-from defsr.rectify.rectifier import Rectified, Rectifier
+from defsr.rectify.rectifier import LOG, Rectified, Rectifier
 from defsr.utils.checks import check_choice
 
 STAGES = ('enhance', 'rectify', 'references', 'match', 'restore')
+GATES = ('none', 'evidence')
 RECTIFY_OPTIONS = ('rectify', 'gate', 'project')  # of methods that read references
 
 Prepared = TypeVar('Prepared')  # what a method's `prepare` makes of references
@@ -33,9 +42,11 @@ class Method(ABC, Generic[Prepared]):
         degradation: how LR images are made of HR ones; its scale is the method's.
         rectify: brings references into the input's frame first, see ``Rectifier``; for whole
             images only, not for crops in training. ``none`` (the papers): they stay as they are.
-        gate: ``evidence``: the result counts where rectified references explain the input,
-            elsewhere the enhanced input. ``none``: it counts everywhere.
-        project: ``exact``: the result is made consistent with the input. ``off``: it stays.
+        gate: ``evidence``: where rectified references explain the input the result counts, and is
+            averaged with their own null space; elsewhere the enhanced input stays, see ``gated``.
+            ``none``: the result as it is.
+        project: ``exact``: the result is made consistent with the input, but not in training,
+            whose crops are not what their input was made of. ``off``: it stays.
 
     Attributes:
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
@@ -57,10 +68,10 @@ class Method(ABC, Generic[Prepared]):
     ) -> None:
         self.degradation = degradation
         self.rectifier = Rectifier.from_opt(rectify, degradation)
-        self.gate = check_choice('gate', gate, ('none', 'evidence'))
+        self.gate = check_choice('gate', gate, GATES)
         self.project = check_choice('project', project, ('off', 'exact'))
         if self.gate != 'none' and self.rectifier is None:
-            raise ValueError('gate is evidence, but there is none without rectify. Give rectify.')
+            raise ValueError(f'gate is {gate}, but without rectify nothing is known. Give rectify.')
         self.scale = degradation.scale
         self.frozen: dict[str, nn.Module] = {}
 
@@ -95,10 +106,11 @@ class Method(ABC, Generic[Prepared]):
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse data sets that do not fit the frozen networks; ValueError names the option."""
-        if is_train and self.rectifier is not None:
+        train = (opt.get('datasets') or {}).get('train') or {}
+        if is_train and self.rectifier is not None and not train.get('dataroot_ref_rect'):
             raise ValueError(
-                'rectify is for whole images: a training cuts crops out of them. Set it to none '
-                'here, and in the option file of the test.'
+                'rectify is for whole images, but a training cuts crops out of them. Set it to '
+                'none, or give datasets:train rectified references: dataroot_ref_rect.'
             )
 
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor | None:
@@ -170,6 +182,7 @@ class Method(ABC, Generic[Prepared]):
         refs: Sequence[Reference],
         *,
         de: Tensor | None = None,
+        views: Sequence[Rectified] | None = None,
         tile: int | None = None,
         overlap: int = 16,
         progress: StageProgress | None = None,
@@ -177,54 +190,86 @@ class Method(ABC, Generic[Prepared]):
         """All stages one after the other; at once, or in tiles if ``tile`` is given.
 
         Arguments as of ``restore`` and ``restore_tiled``; ``progress`` sees the stages in the
-        order of ``STAGES``, those that the method has.
+        order of ``STAGES``, those that the method has. ``views`` are what its ``rectifier`` makes
+        of ``refs``, if they are at hand.
         """
         report = progress or say_nothing
         if de is None:
             report('enhance', 0, 1)
             de = self.enhance(lq, partial(report, 'enhance') if progress else None)
             report('enhance', 1, 1)
-        rectified: list[Rectified] = []
-        if self.rectifier is not None:
+        best = None
+        if self.rectifier is not None and any(ref.valid is None for ref in refs):
             report('rectify', 0, 1)
-            base = self._base(lq) if de is None else de
-            rectified = self.rectifier(lq, base, refs, self._enhance)
+            if views is None:
+                views = self.rectifier(lq, self.base(lq, de), refs, self._enhance)
             report('rectify', 1, 1)
-            if not rectified:
-                return Restoration(project(base, lq, self.degradation.operator), de=de)
-            refs = [Reference(one.image, valid=one.valid) for one in rectified]
-        report('references', 0, 1)
-        prepared = self.prepare(net_g, refs)
-        report('references', 1, 1)
-        if tile is None:
-            found = self.restore(net_g, lq, prepared, de)
-        else:
-            found = self.restore_tiled(
-                net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
+            if not views:
+                LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
+                sr = project(self.base(lq, de), lq, self.degradation.operator)
+                return Restoration(sr, de=de)
+            best = best_of([(v.image, v.evidence, v.valid) for v in views], self.scale)
+            number = len({view.number for view in views})
+            share = float(best.evidence.rho.mean())
+            LOG.info(f'{number} of {len(refs)} references used, for {share:.0%} of the picture.')
+            refs = [Reference(best.image, valid=best.valid)]
+        if best is not None and max(lq.shape[-2:]) > BLOCK:
+            found = restore_in_blocks(
+                self, net_g, lq, refs[0], de, tile=tile, overlap=overlap, progress=report
             )
-        return self._settled(found, lq, rectified)
+        else:
+            report('references', 0, 1)
+            prepared = self.prepare(net_g, refs)
+            report('references', 1, 1)
+            if tile is None:
+                found = self.restore(net_g, lq, prepared, de)
+            else:
+                found = self.restore_tiled(
+                    net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
+                )
+        if best is not None:
+            found = self._settled(found, lq, best, views or ())
+        if self.project == 'exact' and not net_g.training:
+            found = replace(found, sr=project(found.sr, lq, self.degradation.operator))
+        return found
+
+    @torch.no_grad()
+    def _spaces(self, lq: Tensor, in_frame: Sequence[Reference]) -> NullSpaces | None:
+        """What references in the frame of the input add to it; None without any."""
+        if not in_frame:
+            return None
+        operator = self.degradation.operator
+        found = [
+            (ref.image, evidence_of(lq, operator.A(ref.image), ref.valid), ref.valid)
+            for ref in in_frame
+            if ref.valid is not None
+        ]
+        best = best_of(found, self.scale)
+        return NullSpaces.of(lq, best.image, best.evidence, operator)
 
     def _enhance(self, lq: Tensor) -> Tensor:
-        de = self.enhance(lq)
-        return self._base(lq) if de is None else de
+        return self.base(lq, self.enhance(lq))
 
-    def _base(self, lq: Tensor) -> Tensor:
-        """What stands in for the enhanced input in a method that has none."""
-        return self.degradation.operator.A_pinv(lq).clamp(0, 1)
+    def base(self, lq: Tensor, de: Tensor | None) -> Tensor:
+        """The enhanced input, or what stands in for it in a method that has none."""
+        return self.degradation.operator.A_pinv(lq).clamp(0, 1) if de is None else de
 
     def _settled(
-        self, found: Restoration, lq: Tensor, rectified: Sequence[Rectified]
+        self, found: Restoration, lq: Tensor, best: Best, views: Sequence[Rectified]
     ) -> Restoration:
-        """With the gate, the projection, and what the references were seen as."""
-        operator = self.degradation.operator
-        if rectified:
-            rho = torch.stack([one.evidence.rho for one in rectified]).amax(dim=0)
-            found = replace(found, rectified=[one.image for one in rectified], rho=rho)
-            if self.gate == 'evidence':
-                base = self._base(lq) if found.de is None else found.de
-                found = replace(found, sr=gated(base, found.sr, rho, operator))
-        if self.project == 'exact':
-            found = replace(found, sr=project(found.sr, lq, operator))
+        """With the gate, and what the references were seen as."""
+        numbers = torch.tensor([view.number for view in views], device=lq.device)
+        found = replace(
+            found,
+            views=views,
+            rectified=best.image,
+            rho=best.evidence.rho,
+            winner=numbers[best.source[:, 0]],
+        )
+        if self.gate == 'evidence':
+            operator = self.degradation.operator
+            spaces = NullSpaces.of(lq, best.image, best.evidence, operator)
+            found = replace(found, sr=gated(self.base(lq, found.de), found.sr, spaces))
         return found
 
 

@@ -11,9 +11,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.blocks import build_network, completed
-from defsr.archs.interface import Reference, reads_of
+from defsr.archs.interface import Reference, has_weights, reads_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
+from defsr.methods.from_rectified import FromRectified
 from defsr.methods.from_references import FromReferences
 from defsr.methods.matched import Matched
 from defsr.methods.networks import arrange, arrange_image, check_trained, count_parameters
@@ -22,7 +23,9 @@ from defsr.utils.checks import check_choice, check_finite
 from defsr.utils.fingerprints import plain, with_defaults
 from defsr.utils.weights import load_weights
 
-METHODS = dict[str, type[Method]](lq=SingleImage, references=FromReferences, matches=Matched)
+METHODS = dict[str, type[Method]](
+    lq=SingleImage, references=FromReferences, matches=Matched, rectified=FromRectified
+)
 MIN_TILE = 16
 
 
@@ -30,6 +33,11 @@ def method_class(opt: Mapping[str, Any]) -> type[Method]:
     """The kind of method of an option file, by the arch that ``network_g:type`` names."""
     reads = reads_of(ARCH_REGISTRY.get(opt['network_g']['type']))
     return METHODS[check_choice('network_g: `reads` of its class', reads, METHODS)]
+
+
+def wants_weights(opt: Mapping[str, Any]) -> bool:
+    """Whether the ``network_g`` of an option file is to be loaded."""
+    return has_weights(ARCH_REGISTRY.get(opt['network_g']['type']))
 
 
 def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from defsr.data.cache_record import KINDS, check_caches
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import (
     RECTIFY_OPTIONS,
-    Method,
     Progress,
     StageProgress,
     check_references,
     say_nothing,
 )
+from defsr.methods.enhanced import Enhanced
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
 from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.methods.reference_keys import ReferenceKeys
@@ -45,7 +45,7 @@ SEARCHES = dict[str, Search](exact=match_patches, coarse_to_fine=match_coarse_to
 PAPER = Degradation('matlab', 4)
 
 
-class Matched(Method[ReferenceKeys]):
+class Matched(Enhanced[ReferenceKeys]):
     """Enhance, extract, match and restore (DEF section 4.1, Eq. 6-13).
 
     For networks that read ``matches``.
@@ -142,13 +142,6 @@ class Matched(Method[ReferenceKeys]):
                 )
 
     @torch.no_grad()
-    def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
-        """lq (N,3,h,w) -> I_DE (N,3,4h,4w), both in [0, 1]."""
-        if progress:
-            return self.net_e.enhance(lq, progress).clamp(0, 1)
-        return self.net_e(lq)
-
-    @torch.no_grad()
     def prepare(self, net_g: nn.Module | None, refs: Sequence[Reference]) -> ReferenceKeys:
         """Features of all references, side by side in one index space.
 
@@ -174,7 +167,8 @@ class Matched(Method[ReferenceKeys]):
             for level in levels
         }
         mask = stacked_mask(images, [ref.valid for ref in refs])
-        return ReferenceKeys(feat_ref, keys, mask, stacked_rows(images))
+        in_frame = [ref for ref in refs if ref.valid is not None]
+        return ReferenceKeys(feat_ref, keys, mask, stacked_rows(images), in_frame)
 
     @torch.no_grad()
     def align(self, de: Tensor, references: ReferenceKeys) -> Alignment:
@@ -215,7 +209,7 @@ class Matched(Method[ReferenceKeys]):
     ) -> Restoration:
         """As ``Method.restore``."""
         de = self.enhance(lq) if de is None else de
-        aligned = self.align(de, prepared)
+        aligned = replace(self.align(de, prepared), spaces=self._spaces(lq, prepared.in_frame))
         answer = Restoration.of(net_g(lq, aligned))
         return self._completed(answer, de, (aligned.index, aligned.confidence), prepared)
 
@@ -262,6 +256,7 @@ class Matched(Method[ReferenceKeys]):
         index, confidence = self._match(query, prepared, partial(report, 'match'))
         sr = torch.empty_like(de)
         whole = self._completed(Restoration(sr), de, (index, confidence), prepared)
+        spaces = self._spaces(lq, prepared.in_frame)
         del query
         if not self.refine:
             del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
@@ -273,6 +268,8 @@ class Matched(Method[ReferenceKeys]):
             feat_de = features_of_tile(self.net_t, de, piece)
             matches = index[here], confidence[here]
             aligned = self._aligned(de[piece.outer(self.scale)], feat_de, matches, prepared)
+            if spaces is not None:
+                aligned.spaces = spaces[here, piece.outer(self.scale)]
             part = Restoration.of(net_g(lq[here], aligned))
             sr[piece.inner(self.scale)] = part.sr[piece.core(self.scale)]
             report('restore', number, len(tiles))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from defsr.archs.interface import Reference
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
 from defsr.ops.match_refine import refine_positions
 from defsr.ops.warping import match_positions
@@ -21,12 +22,14 @@ class ReferenceKeys(NamedTuple):
     All references lie one above the other in one map; ``rows`` are the first and end row of each
     in ``key``, ``mask`` says where it shows any of them (None: everywhere). ``keys`` are what
     matches are looked for in: at the coarsest level, and at the finer ones if they are refined.
+    ``in_frame`` are those references that are in the frame of the input.
     """
 
     feat_ref: dict[str, Tensor]
     keys: dict[str, Tensor]
     mask: Tensor | None
     rows: Sequence[tuple[int, int]]
+    in_frame: Sequence[Reference] = ()
 
     @property
     def key(self) -> Tensor:

@@ -89,7 +89,8 @@ def stacked_mask(images: Sequence[Tensor], valid: Sequence[Tensor | None] = ()) 
 
     Args:
         images: see ``stacked_features``.
-        valid: of each image the part that counts, (1, 1, H_i / 4, W_i / 4) bool, or None.
+        valid: of each image the part that counts, (N, 1, H_i / 4, W_i / 4) bool, or None. Of a
+            batch what counts in any; a map of which nothing counts is taken whole.
     """
     parts = list(valid) or [None] * len(images)
     if len(images) == 1 and parts[0] is None:
@@ -98,8 +99,8 @@ def stacked_mask(images: Sequence[Tensor], valid: Sequence[Tensor | None] = ()) 
     width = max(image.shape[-1] // CELL for image in images)
     mask = torch.zeros(rows[-1][1], width, dtype=torch.bool, device=images[0].device)
     for image, part, (top, bottom) in zip(images, parts, rows, strict=True):
-        mask[top:bottom, : image.shape[-1] // CELL] = True if part is None else part[0, 0]
-    return mask
+        mask[top:bottom, : image.shape[-1] // CELL] = True if part is None else part.any(dim=0)[0]
+    return mask if bool(mask.any()) else None
 
 
 def _pieces(net_t: nn.Module, image: Tensor) -> list[Tile]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,29 @@ def check_rates(where: str, rates: Mapping[str, float]) -> Mapping[str, float]:
     for prefix, rate in check_block(where, rates).items():
         check_above(f'{where}:{prefix}', rate, 0)
     return rates
+
+
+def freeze(net: nn.Module, prefixes: Sequence[str]) -> None:
+    """``train:freeze``: parameters whose names begin with one of these stay as they are.
+
+    Raises:
+        ValueError: for one that no parameter begins with, and if all would be frozen.
+    """
+    for prefix in prefixes:
+        members = [p for name, p in net.named_parameters() if name.startswith(prefix)]
+        if not members:
+            raise ValueError(
+                f'train:freeze: {prefix} fits no parameter of {type(net).__name__}. '
+                f'Their names begin with {_first_parts(net)}.'
+            )
+        for parameter in members:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError('train:freeze leaves nothing to train. Name fewer parts.')
+
+
+def _first_parts(net: nn.Module) -> list[str]:
+    return sorted({name.split('.')[0] for name, _ in net.named_parameters()})
 
 
 def parameter_groups(

@@ -26,14 +26,14 @@ from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
 from defsr.methods.single_image import SingleImage
-from defsr.models.parameter_groups import check_rates, parameter_groups
+from defsr.models.parameter_groups import check_rates, freeze, parameter_groups
 from defsr.models.validation import ImageValidation
-from defsr.utils.checks import check_at_least, check_choice, check_keys
+from defsr.utils.checks import check_at_least, check_choice, check_keys, check_list, check_text
 
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
-    'gradient_penalty_weight', 'gan_opt',
+    'gradient_penalty_weight', 'gan_opt', 'freeze',
 )  # fmt: skip
 SWITCHES = ('check_cache', 'check_trained')  # true or false, of the file's top level
 LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
@@ -97,6 +97,8 @@ class RefSRModel(ImageValidation, SRModel):
         check_choice('train:allow_online', train.get('allow_online', False), (True, False))
         for key in ('rec_only_epochs', 'gradient_penalty_weight'):
             check_at_least(f'train:{key}', train.get(key, 0), 0)
+        for prefix in check_list('train:freeze', train.get('freeze') or [], ' of names', 0):
+            check_text('train:freeze', prefix)
         if train.get('rec_only_epochs') and not train.get('pixel_opt'):
             raise ValueError(
                 'train:pixel_opt is missing, the only loss in the first train:rec_only_epochs. '
@@ -122,6 +124,7 @@ class RefSRModel(ImageValidation, SRModel):
         """The moving average, an optional critic, the losses and the length of the warm-up."""
         self.net_g.train()
         train_opt, path = self.opt['train'], self.opt['path']
+        freeze(self.get_bare_model(self.net_g), train_opt.get('freeze') or ())
         self.ema_decay = train_opt.get('ema_decay', 0)
         if self.ema_decay > 0:
             self._init_ema(path.get('pretrain_network_g'))
@@ -208,8 +211,13 @@ class RefSRModel(ImageValidation, SRModel):
         self.de = self._take(data['de']) if 'de' in data else None
         images = data.get('refs') or ([data['ref']] if 'ref' in data else [])
         enhanced = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
+        valid = data.get('refs_valid') or ([data['ref_valid']] if 'ref_valid' in data else None)
         self.refs = [
-            Reference(self._take(image), self._take(enhanced[i]) if enhanced else None)
+            Reference(
+                self._take(image),
+                self._take(enhanced[i]) if enhanced else None,
+                valid[i].to(self.device) if valid else None,
+            )
             for i, image in enumerate(images)
         ]
 

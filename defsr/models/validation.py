@@ -20,6 +20,7 @@ from defsr.images.figures import (
     busiest_window,
     label_colours,
     match_colours,
+    match_lines,
     save_comparison,
     side_by_side,
 )
@@ -146,7 +147,8 @@ class ImageValidation(BaseModel):
         """PNGs of I_DE's size over 4: the match index as flow colours, the confidence as grey.
 
         With several references also which of them each match lies in, a colour each; of what the
-        method does not know, none.
+        method does not know, none. Of rectified references, at I_DE's size: the reference in the
+        input's frame, rho as grey, and the confirmed matches of each as lines.
         """
         result = self.restoration
         if result.index is not None and result.key_size is not None:
@@ -157,15 +159,25 @@ class ImageValidation(BaseModel):
             write_png(to_levels(confidence)[..., ::-1], f'{stem}_confidence.png')
         if result.winner is not None and len(self.refs) > 1:
             write_png(to_levels(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
+        if result.rectified is None or result.rho is None:
+            return
+        write_png(to_levels(result.rectified[:1])[..., ::-1], f'{stem}_rectified.png')
+        write_png(to_levels(result.rho[:1].expand(-1, 3, -1, -1))[..., ::-1], f'{stem}_rho.png')
+        query = self.output if result.de is None else result.de
+        for view in {view.number: view for view in result.views}.values():
+            places = view.confirmed.matches
+            lines = match_lines(query, self.refs[view.number].image, *places)
+            write_png(lines[..., ::-1], f'{stem}_matches_{view.number + 1}.png')
 
     def _save_comparison(self, path: str, row: Mapping, metrics: Mapping) -> None:
         bicubic = upsample_bicubic(self.lq, self.opt['scale']).clamp(0, 1)
-        sr = self.output.clamp(0, 1)
+        sr, rectified = self.output.clamp(0, 1), self.restoration.rectified
         known: dict[str, Tensor | None] = {
             'LR (input)': F.interpolate(self.lq, scale_factor=float(self.opt['scale'])),
             'bicubic': bicubic,
             'I_DE': self.restoration.de,
-            'reference': self.refs[0].image if self.refs else None,
+            'reference': self.refs[0].image if self.refs and rectified is None else None,
+            'reference, rectified': rectified,
             f'SR ({self.label})' if self.label != 'SR' else 'SR': sr,
             'GT': self.gt,
         }
@@ -175,7 +187,8 @@ class ImageValidation(BaseModel):
         window = (*busiest_window(target, sr, bicubic, side), side)
         windows = {name: window for name in panels if name != 'reference'}
         found = self.restoration
-        if len(self.refs) == 1 and found.index is not None and found.key_size is not None:
+        as_it_is = len(self.refs) == 1 and rectified is None
+        if as_it_is and found.index is not None and found.key_size is not None:
             shift = displacement(found.index[:1], found.key_size)[0]
             windows['reference'] = self._matched_window(window, shift)
         parts = [

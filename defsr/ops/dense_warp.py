@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def positions(height: int, width: int) -> Tensor:
+    """(2, H, W) float32, each pixel's own row and column."""
+    rows = torch.arange(height, dtype=torch.float32).view(-1, 1).expand(height, width)
+    columns = torch.arange(width, dtype=torch.float32).expand(height, width)
+    return torch.stack((rows, columns))
+
+
+def linear_field(linear: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:
+    """(2, H, W): each pixel's place times a (2, 2) matrix, plus (2,), rows then columns."""
+    moved = torch.einsum('ij,jhw->ihw', linear.double(), positions(*size).double())
+    return (moved + start.double().view(2, 1, 1)).float()
+
+
+def homography_field(homography: Tensor, size: tuple[int, int]) -> Tensor:
+    """(2, H, W), rows then columns, of a (3, 3) matrix that takes (x, y, 1), columns first."""
+    rows, columns = positions(*size).double()
+    places = torch.stack((columns, rows, torch.ones_like(rows)))
+    x, y, w = torch.einsum('ij,jhw->ihw', homography.double(), places)
+    return torch.stack((y / w, x / w)).float()
+
+
+def sample(field: Tensor, places_yx: Tensor) -> Tensor:
+    """(C, H, W) at (2, h, w) places, bilinear."""
+    return F.grid_sample(
+        field[None],
+        _grid(places_yx, field.shape[-2:]),
+        mode='bilinear',
+        padding_mode='border',
+        align_corners=False,
+    )[0]
 
 
 def local_scale(field: Tensor) -> Tensor:
@@ -30,12 +64,19 @@ def warp(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
     if factor > 1.05:
         size = [max(1, round(side / factor)) for side in (height, width)]
         small = F.interpolate(image, size=size, mode='bicubic', antialias=True)
-    # Pixel centres lie at whole numbers in `field`, and at halves of the sides in grid_sample.
-    sides = torch.tensor([height, width], dtype=field.dtype, device=field.device).view(2, 1, 1)
-    normalised = (2 * field + 1) / sides - 1
-    grid = normalised.flip(0).permute(1, 2, 0)[None].expand(len(image), -1, -1, -1)
-    inside = ((normalised > -1) & (normalised < 1)).all(dim=0)[None, None]
+    grid = _grid(field, (height, width))
+    inside = (grid.abs() < 1).all(dim=-1)[None]
     sampled = F.grid_sample(
-        small, grid.to(small), mode='bicubic', padding_mode='border', align_corners=False
+        small,
+        grid.expand(len(image), -1, -1, -1).to(small),
+        mode='bicubic',
+        padding_mode='border',
+        align_corners=False,
     )
     return sampled, inside
+
+
+def _grid(places_yx: Tensor, size: Sequence[int]) -> Tensor:
+    """(1, h, w, 2) as ``grid_sample`` takes it: pixel centres at halves of the sides."""
+    sides = torch.tensor(size, dtype=places_yx.dtype, device=places_yx.device).view(2, 1, 1)
+    return ((2 * places_yx + 1) / sides - 1).flip(0).permute(1, 2, 0)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,34 +10,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WINDOW = 7  # LR pixels
+FINE, FINE_WINDOW = 0.8, 2.0  # LR pixels: deviations of what is subtracted, and of the mean
 ROUNDING = 1e-5  # variance of what is no more than rounding to 8 bit, with room
+FINE_ROUNDING = 3e-6
 MOST_GAIN = 2.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What ``evidence_of`` finds, at LR scale.
+    """What ``evidence_of`` finds, at LR scale; all 0 where the reference is not valid.
 
     Attributes:
-        rho: (N, 1, h, w) in [0, 1], how well the reference explains the observation; 0 where it
-            is not valid.
+        rho: (N, 1, h, w) in [0, 1], how well the reference explains the observation.
+        fine: (N, 1, h, w) in [0, 1], the same of the finest details that the observation has: what
+            is finer still agrees at most as well.
         gain: (N, 1, h, w) in [0, 2], contrast of the observation over the reference's.
     """
 
     rho: Tensor
+    fine: Tensor
     gain: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Evidence:
+        """The same change to all."""
+        return Evidence(change(self.rho), change(self.fine), change(self.gain))
 
 
 def evidence_of(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> Evidence:
-    """Correlation and gain in windows, on grey.
+    """Correlation and gain in windows on grey, and correlation of high-passed colours.
 
     Args:
         lq: (N, 3, h, w), the observation y.
         soft: (N, 3, h, w), A W of the rectified reference W.
         valid: (N or 1, 1, h, w) bool, where W shows something. None: everywhere.
     """
+    known = torch.ones_like(lq[:, :1]) if valid is None else valid.to(lq).expand_as(lq[:, :1])
     y, w = lq.mean(1, keepdim=True), soft.mean(1, keepdim=True)
-    known = torch.ones_like(y) if valid is None else valid.to(y).expand_as(y)
     share = _windowed(known).clamp(min=1e-6)
 
     def mean(x: Tensor) -> Tensor:
@@ -47,10 +56,29 @@ def evidence_of(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> Eviden
     w_var = (mean(w * w) - w_mean**2).clamp(min=0)
     both = mean(y * w) - y_mean * w_mean
     rho = both / ((y_var + ROUNDING) * (w_var + ROUNDING)).sqrt()
-    gain = both / (w_var + ROUNDING)
-    rho = rho.clamp(0, 1) * known
-    return Evidence(rho, gain.clamp(0, MOST_GAIN))
+    gain = (both / (w_var + ROUNDING)).clamp(0, MOST_GAIN)
+    return Evidence(rho.clamp(0, 1) * known, _fine(lq, soft, known), gain * known)
+
+
+def _fine(lq: Tensor, soft: Tensor, known: Tensor) -> Tensor:
+    y, w = ((image - _blurred(image, FINE)) * known for image in (lq, soft))
+    y_var, w_var, both = (
+        _blurred(product.mean(1, keepdim=True), FINE_WINDOW) for product in (y * y, w * w, y * w)
+    )
+    rho = both / ((y_var + FINE_ROUNDING) * (w_var + FINE_ROUNDING)).sqrt()
+    return rho.clamp(0, 1) * known
 
 
 def _windowed(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, [WINDOW // 2] * 4, mode='replicate'), WINDOW, stride=1)
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    """By a Gaussian, in pixels."""
+    reach = int(4 * sigma)
+    places = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-places.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.pad(x, [reach] * 4, mode='replicate')
+    x = F.conv2d(x, kernel, groups=x.shape[1])
+    return F.conv2d(x, kernel.transpose(-1, -2), groups=x.shape[1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defsr.images.levels import to_levels
+from defsr.ops.dense_warp import positions, sample
 
 MOST_ROUND_TRIP = 1.0  # pixels between a position and where the flow there and back ends
 
@@ -38,22 +39,6 @@ def refine_field(field: Tensor, fixed: Tensor, moving: Tensor, most: float) -> T
     flow = _smooth((there * good)[None])[0] / share[0].clamp(min=1e-3)
     flow = torch.where(good, there, flow * share[0].clamp(max=1))
     return sample(field, positions(height, width) + flow)
-
-
-def positions(height: int, width: int) -> Tensor:
-    """(2, H, W) float32, each pixel's own row and column."""
-    rows = torch.arange(height, dtype=torch.float32).view(-1, 1).expand(height, width)
-    columns = torch.arange(width, dtype=torch.float32).expand(height, width)
-    return torch.stack((rows, columns))
-
-
-def sample(field: Tensor, places_yx: Tensor) -> Tensor:
-    """(2, H, W) at (2, h, w) places, bilinear."""
-    sides = torch.tensor(field.shape[-2:]).view(2, 1, 1)
-    grid = ((2 * places_yx + 1) / sides - 1).flip(0).permute(1, 2, 0)[None]
-    return F.grid_sample(
-        field[None], grid, mode='bilinear', padding_mode='border', align_corners=False
-    )[0]
 
 
 def _flow(fixed: Tensor, moving: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from logging import getLogger
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,19 +15,23 @@ from defsr.archs.interface import Reference
 from defsr.diffusion.degradation import Degradation
 from defsr.diffusion.reference_null_space import with_null_space
 from defsr.ops.affine_field import moving_least_squares
-from defsr.ops.dense_warp import local_scale, warp
+from defsr.ops.dense_warp import homography_field, local_scale, positions, warp
 from defsr.ops.evidence import Evidence, evidence_of
-from defsr.rectify.confirmation import Confirmed, confirm
-from defsr.rectify.flow import positions, refine_field
-from defsr.rectify.matchers import MATCHERS, Matcher
+from defsr.rectify.confirmation import Confirmed, planes_of
+from defsr.rectify.flow import refine_field
+from defsr.rectify.matchers import AUTO, MATCHERS, matcher_name
+from defsr.rectify.matches import Matcher
+from defsr.rectify.search import Found, find
 from defsr.utils.checks import check_block, check_choice, check_keys
+from defsr.utils.surroundings import as_if_alone
 
-MODELS = ('field', 'homography')
-FIRST_FLOW, SECOND_FLOW = 8.0, 4.0  # pixels that the optical flow may move the field by
-LEAST_SPACING = 24.0  # pixels: fields do not follow closer matches one by one
+LOG = getLogger('basicsr.references')  # what became of each, for people
+MODELS = ('field', 'planes', 'field_and_planes', 'homography')
+FIRST_FLOW = 8.0  # pixels that the optical flow may move the field by, soft against soft
+SHARP_FLOWS = (4.0, 4.0)  # pixels, and how often after that: sharp against sharp
 REACH = 3.0  # times the spacing that a position may lie from the nearest confirmed match
 FINER = 1 / 3  # pixels of a reference per pixel of the result, below which it shows no more
-FEW = 60  # confirmed matches, below which the mirror image is tried too
+LEAST_RHO = 0.3  # on average: after the flows unrelated photographs reach 0.28
 BORDER = 3  # LR pixels that the operator's reach and the windows take from a mask
 
 
@@ -41,25 +44,40 @@ class Rectified:
         valid: (1, 1, h, w) bool, at the input's size, where it can be trusted geometrically.
         evidence: how well it explains the input.
         confirmed: the matches it rests on.
+        number: which reference it is, from 0.
     """
 
     image: Tensor
     valid: Tensor
     evidence: Evidence
     confirmed: Confirmed
+    number: int
+
+    @property
+    def mean_rho(self) -> float:
+        """Over what is valid; 0 if nothing is."""
+        return float(self.evidence.rho.sum() / self.valid.sum().clamp(min=1))
+
+    def to(self, device: torch.device) -> Rectified:
+        """The same with its maps there."""
+        maps = self.image.to(device), self.valid.to(device)
+        evidence = self.evidence.map(lambda x: x.to(device))
+        return Rectified(*maps, evidence, self.confirmed, self.number)
 
 
 class Rectifier:
     """Brings references into the frame of the enhanced input, or leaves them out.
 
-    Correspondences, a geometry that confirms them, a field, two small optical flows; see
+    Correspondences, a geometry that confirms them, a field, small optical flows; see
     ``docs/rectify.md``.
 
     Args:
         degradation: of the input.
-        matcher: a name in ``MATCHERS``.
+        matcher: a name in ``MATCHERS``, or ``auto``: the learned one if it is installed.
         model: ``field``, moving least squares through the confirmed matches, for scenes with
-            depth; ``homography``, for planes and for cameras that only turned.
+            depth; ``planes``, up to four homographies, each a view of its own;
+            ``field_and_planes``, both; ``homography``, for one plane and for cameras that only
+            turned.
         flow: follow with optical flow.
 
     Raises:
@@ -69,12 +87,12 @@ class Rectifier:
     def __init__(
         self,
         degradation: Degradation,
-        matcher: str = 'sift',
+        matcher: str = AUTO,
         model: str = 'field',
         flow: bool = True,
     ) -> None:
         self.degradation = degradation
-        self.matcher_name = check_choice('rectify:matcher', matcher, MATCHERS)
+        self.matcher_name = check_choice('rectify:matcher', matcher, (AUTO, *MATCHERS))
         self.model = check_choice('rectify:model', model, MODELS)
         self.flow = check_choice('rectify:flow', flow, (True, False))
 
@@ -90,7 +108,12 @@ class Rectifier:
     @cached_property
     def matcher(self) -> Matcher:
         """Loaded when first used."""
-        return MATCHERS[self.matcher_name]()
+        name = matcher_name(self.matcher_name)
+        if name != self.matcher_name:
+            hint = '' if name != 'sift' else " (pip install 'defsr[match]' finds far more)"
+            LOG.info(f'rectify:matcher auto is {name}{hint}.')
+        with as_if_alone():
+            return MATCHERS[name]()
 
     @torch.no_grad()
     def __call__(
@@ -108,95 +131,127 @@ class Rectifier:
             refs: as they are.
             enhance: an input -> its enhanced image, for references that are softened alike.
         """
-        found = []
-        for number, ref in enumerate(refs, start=1):
-            one, told = self._rectify(lq, de, ref, enhance)
-            get_root_logger().info(f'Reference {number}: {told}')
-            if one is not None:
-                found.append(one)
-        return found
+        views = []
+        for number, ref in enumerate(refs):
+            found = self.find(de, ref, enhance)
+            seen = self.rectify(lq, de, ref, found, number)
+            LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
+            views += seen
+        return views
 
-    def _rectify(
-        self, lq: Tensor, de: Tensor, ref: Reference, enhance: Callable[[Tensor], Tensor]
-    ) -> tuple[Rectified | None, str]:
-        image = self.degradation.cut(ref.image, 'A reference')
-        key = image
+    def find(self, de: Tensor, ref: Reference, enhance: Callable[[Tensor], Tensor]) -> Found:
+        """Where the enhanced input is seen in a reference: arguments as of a call."""
+        key = self._cut(ref)
         if self.matcher.wants_alike:
             soft = ref.enhanced
-            key = enhance(self.degradation.degrade(image)) if soft is None else soft
-        height, width = de.shape[-2:]
-        confirmed = confirm(self.matcher(de, key), (height, width))
-        number = 0 if confirmed is None else confirmed.number
-        if number < FEW and self._is_mirrored(de, key, number):
-            return None, 'left out: it is mirrored. Flip it and try again.'
-        if confirmed is None or not confirmed.suffices:
-            return None, f'left out: {number} matches confirmed, too few to know where it lies.'
-        field = self._field(confirmed, (height, width))
+            key = enhance(self.degradation.degrade(key)) if soft is None else soft
+        return find(self.matcher, de.cpu(), key.cpu())
+
+    def rectify(
+        self, lq: Tensor, de: Tensor, ref: Reference, found: Found, number: int = 0
+    ) -> list[Rectified]:
+        """The views of a reference through the geometry that was found, none if it is refused."""
+        confirmed = found.confirmed
+        if confirmed is None or not confirmed.suffices or found.mirrored:
+            return []
+        parts = [(confirmed, self.model == 'homography')] if self.model != 'planes' else []
+        if 'planes' in self.model:
+            parts += [(plane, True) for plane in planes_of(confirmed)]
+        images = lq.cpu(), de.cpu(), self._cut(ref).cpu()  # the flow is OpenCV's
+        views = [self._view(*images, part, is_plane, number) for part, is_plane in parts]
+        return [view.to(lq.device) for view in views if view is not None]
+
+    def _view(
+        self,
+        lq: Tensor,
+        de: Tensor,
+        image: Tensor,
+        confirmed: Confirmed,
+        is_plane: bool,
+        number: int,
+    ) -> Rectified | None:
+        size = (de.shape[-2], de.shape[-1])
+        if is_plane:
+            field = homography_field(confirmed.homography, size)
+        else:
+            field = moving_least_squares(*confirmed.matches, size, 1.5 * confirmed.spacing)
         if float(local_scale(field).median()) < FINER:
-            return None, 'left out: it shows the scene no finer than the input does.'
+            return None
         if self.flow:
-            operator = self.degradation.operator
-            seen = warp(image, field)[0]
-            field = refine_field(
-                field, operator.A_pinv(lq), operator.A_pinv(operator.A(seen)), FIRST_FLOW
-            )
-            first = self._seen(lq, image, field, confirmed)
-            sharp = with_null_space(lq, de, [(first.image, first.evidence)], operator)
-            field = refine_field(field, sharp, first.image, SECOND_FLOW)
-        one = self._seen(lq, image, field, confirmed)
-        if not bool(one.valid.any()):
-            return None, 'left out: it shows nothing of what the input shows.'
-        return one, (
-            f'{confirmed.number} matches confirmed, {float(one.valid.float().mean()):.0%} covered, '
-            f'rho {float(one.evidence.rho.sum() / one.valid.sum()):.2f}.'
-        )
+            field = flowed(lq, de, image, field, self.degradation)
+        one = self._seen(lq, image, field, confirmed, number)
+        return one if one.mean_rho >= LEAST_RHO else None
 
-    def _is_mirrored(self, de: Tensor, key: Tensor, number: int) -> bool:
-        """Whether more than twice as many matches are confirmed in the mirror image."""
-        found = confirm(self.matcher(de, key.flip(-1)), (de.shape[-2], de.shape[-1]))
-        return found is not None and found.suffices and found.number > 2 * number
-
-    def _field(self, confirmed: Confirmed, size: tuple[int, int]) -> Tensor:
-        if self.model == 'homography':
-            return _homography_field(confirmed.homography, size)
-        sigma = 1.5 * _spacing(confirmed, size)
-        return moving_least_squares(*confirmed.matches, size, sigma)
-
-    def _seen(self, lq: Tensor, image: Tensor, field: Tensor, confirmed: Confirmed) -> Rectified:
+    def _seen(
+        self, lq: Tensor, image: Tensor, field: Tensor, confirmed: Confirmed, number: int
+    ) -> Rectified:
         """A reference through a field, with its mask and its evidence."""
         seen, inside = warp(image, field)
+        near = _near(confirmed, (lq.shape[-2], lq.shape[-1]), self.degradation.scale)
+        valid = eroded(_whole(inside, self.degradation.scale) & near)
         seen = seen.clamp(0, 1)
-        scale = self.degradation.scale
-        size = (lq.shape[-2] * scale, lq.shape[-1] * scale)
-        whole = F.avg_pool2d(inside.to(lq), scale) > 0.999
-        near = _near(confirmed, (lq.shape[-2], lq.shape[-1]), scale, _spacing(confirmed, size))
-        valid = _eroded(whole & near, BORDER)
-        soft = self.degradation.operator.A(seen)
-        return Rectified(seen, valid, evidence_of(lq, soft, valid), confirmed)
+        evidence = evidence_of(lq, self.degradation.operator.A(seen), valid)
+        return Rectified(seen, valid, evidence, confirmed, number)
+
+    def _cut(self, ref: Reference) -> Tensor:
+        return self.degradation.cut(ref.image, 'A reference')
 
 
-def _spacing(confirmed: Confirmed, size: tuple[int, int]) -> float:
-    """Mean distance of confirmed matches, were they even over what they cover; with a least."""
-    area = max(confirmed.covered, 1e-3) * size[0] * size[1]
-    return max(LEAST_SPACING, math.sqrt(area / confirmed.number))
+def _told(views: Sequence[Rectified], found: Found) -> str:
+    """What became of a reference, for the log."""
+    number = 0 if found.confirmed is None else found.confirmed.number
+    if views:
+        covered = torch.stack([view.valid for view in views]).any(dim=0).float().mean()
+        rho = max(view.mean_rho for view in views)
+        return f'{number} matches confirmed, {float(covered):.0%} covered, rho {rho:.2f}.'
+    if found.mirrored:
+        return 'left out: it is mirrored. Flip it and try again.'
+    if found.confirmed is None or not found.confirmed.suffices:
+        return f'left out: {number} matches confirmed, too few to know where it lies.'
+    return (
+        f'left out: {number} matches confirmed, but it does not explain the input (rho below '
+        f'{LEAST_RHO}), or shows it no finer.'
+    )
 
 
-def _near(confirmed: Confirmed, size: tuple[int, int], scale: int, spacing: float) -> Tensor:
+def _near(confirmed: Confirmed, size: tuple[int, int], scale: int) -> Tensor:
     """(1, 1, h, w) bool, within ``REACH`` spacings of a match: beyond them fields run wild."""
     places = positions(*size).flatten(1).T * scale + (scale - 1) / 2
     matches = confirmed.matches.query_yx.float()
     parts = [torch.cdist(part, matches).amin(dim=1) for part in places.split(4096)]
-    return (torch.cat(parts) < REACH * spacing).view(1, 1, *size)
+    return (torch.cat(parts) < REACH * confirmed.spacing).view(1, 1, *size)
 
 
-def _eroded(mask: Tensor, pixels: int) -> Tensor:
-    outside = F.pad((~mask).float(), [pixels] * 4, value=1.0)
+def _whole(inside: Tensor, scale: int) -> Tensor:
+    """(1, 1, H, W) -> (1, 1, h, w) bool, whether all of a pixel's area is inside."""
+    return F.avg_pool2d(inside.float(), scale) > 0.999
+
+
+def eroded(mask: Tensor, pixels: int = BORDER) -> Tensor:
+    """(1, 1, h, w) bool without what is near its border; that of the image is none to A."""
+    outside = F.pad((~mask).float(), [pixels] * 4)
     return F.max_pool2d(outside, 2 * pixels + 1, stride=1) < 0.5
 
 
-def _homography_field(homography: Tensor, size: tuple[int, int]) -> Tensor:
-    rows, columns = positions(*size).double()
-    x, y, w = torch.einsum(
-        'ij,jhw->ihw', homography, torch.stack((columns, rows, torch.ones_like(rows)))
-    )
-    return torch.stack((y / w, x / w)).float()
+def flowed(
+    lq: Tensor, de: Tensor, image: Tensor, field: Tensor, degradation: Degradation
+) -> Tensor:
+    """A field after the flows: first both sides soft alike, then against the sharp estimate.
+
+    Args:
+        lq: (1, 3, h, w).
+        de: (1, 3, H, W), the enhanced input.
+        image: a reference.
+        field: (2, H, W), where each pixel lies in it.
+        degradation: of the input.
+    """
+    operator = degradation.operator
+    soft = operator.A_pinv(operator.A(warp(image, field)[0]))
+    field = refine_field(field, operator.A_pinv(lq), soft, FIRST_FLOW)
+    for most in SHARP_FLOWS:
+        seen, inside = warp(image, field)
+        seen = seen.clamp(0, 1)
+        evidence = evidence_of(lq, operator.A(seen), eroded(_whole(inside, degradation.scale)))
+        sharp = with_null_space(lq, de, seen, evidence, operator)
+        field = refine_field(field, sharp, seen, most)
+    return field

@@ -8,8 +8,11 @@ Needs no option file and no ground truth, and takes any size. See docs/upscale.m
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +115,23 @@ def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int
     save_comparison(path, panels, dict.fromkeys(('photo', 'bicubic', 'result'), window))
 
 
+@contextmanager
+def told_lines(name: str) -> Iterator[list[str]]:
+    """What a logger says meanwhile, to be told when the progress bars are gone."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def run(args: argparse.Namespace) -> None:
     """Read, super-resolve, write.
 
@@ -131,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
     for loss in losses(args.output, photo):
         tell(loss)
     tell(f'{args.input.name} on {upscaler.device}')
-    with StageBars() as advance:
+    with StageBars() as advance, told_lines('basicsr.references') as lines:
         result = upscaler(
             photo,
             refs,
@@ -141,6 +161,8 @@ def run(args: argparse.Namespace) -> None:
             max_megapixels=args.max_megapixels,
             progress=advance,
         )
+    for line in lines:
+        tell(line)
     write_photo(args.output, result)
     tell(f'{args.output}: {height}x{width} (HxW), {time.perf_counter() - start:.0f} s')
     if args.comparison:

@@ -159,12 +159,21 @@ def check_trained_with(
             f'{option} is {file}, whose `{TRAINED_WITH}` holds no options. Give another file.'
         ) from None
     here = {key: value for key, value in wanted.items() if key in known}
-    found = differences(here, {key: known[key] for key in here}, 'when it was trained')
+    there = {key: known[key] for key in here}
+    # An argument that is null by default may be younger than the weights.
+    found = differences(_given(here), _given(there), 'when it was trained')
     if found:
         raise ValueError(
             f'{option} is {file}, which was trained with other options: {found}. '
             'Change them, or set check_trained: false.'
         )
+
+
+def _given(options: Any) -> Any:
+    """Options without nulls, those inside them too."""
+    if not isinstance(options, Mapping):
+        return options
+    return {key: _given(value) for key, value in options.items() if value is not None}
 
 
 def check_same_layout(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import cv2
@@ -13,15 +12,22 @@ from torch import Tensor
 
 from defsr.archs.interface import Reference
 from defsr.diffusion.degradation import Degradation
-from defsr.diffusion.reference_null_space import gated, project, with_null_space
+from defsr.diffusion.reference_null_space import (
+    NullSpaces,
+    best_of,
+    gated,
+    project,
+    with_null_space,
+)
 from defsr.methods.from_references import FromReferences
 from defsr.ops.affine_field import moving_least_squares
-from defsr.ops.dense_warp import local_scale, warp
-from defsr.ops.evidence import evidence_of
+from defsr.ops.dense_warp import local_scale, positions, warp
+from defsr.ops.evidence import Evidence, evidence_of
 from defsr.rectify.confirmation import confirm
-from defsr.rectify.flow import positions, refine_field
-from defsr.rectify.matchers import SIFT
+from defsr.rectify.flow import refine_field
+from defsr.rectify.matches import Matches
 from defsr.rectify.rectifier import Rectifier
+from defsr.tools.upscale import told_lines
 
 MATLAB = Degradation('matlab', 4)
 OPERATOR = MATLAB.operator
@@ -51,7 +57,9 @@ def turned(image: Tensor, degrees: float, factor: float) -> Tensor:
 
 def rectified(photo: Tensor, ref: Tensor, **options: object) -> list:
     gt, lq = MATLAB.make_lq(photo)
-    return Rectifier(MATLAB, **options)(lq, enhance(lq), [Reference(ref)], enhance)
+    return Rectifier(MATLAB, **{'matcher': 'sift'} | options)(
+        lq, enhance(lq), [Reference(ref)], enhance
+    )
 
 
 def db(one: Tensor, two: Tensor, where: Tensor | None = None) -> float:
@@ -114,7 +122,7 @@ def test_a_rolled_and_scaled_reference_is_straightened(photo, degrees, factor):
     assert db(one.image, gt, inside) > 30
     assert float(one.evidence.rho[one.valid].mean()) > 0.9
     de = enhance(lq)
-    sr = with_null_space(lq, de, [(one.image, one.evidence)], OPERATOR)
+    sr = with_null_space(lq, de, one.image, one.evidence, OPERATOR)
     assert db(sr, gt, inside) > db(project(de, lq, OPERATOR), gt, inside) + 4
     assert db(OPERATOR.A(sr), lq) > 45  # consistent with the input but for clamping
 
@@ -127,7 +135,7 @@ def test_a_shifted_reference_is_put_right(photo, shift):
     assert db(one.image, gt, inside) > 32
 
 
-def test_strangers_and_odd_references_are_left_out_with_a_line(photo, stereo, caplog):
+def test_strangers_and_odd_references_are_left_out_with_a_line(photo, stereo):
     other = stereo[0].reshape(1, *stereo[0].shape[-3:])[..., :200, 540:740].flip(-2)
     odd = {
         'too few': other,
@@ -136,24 +144,16 @@ def test_strangers_and_odd_references_are_left_out_with_a_line(photo, stereo, ca
         'constant': torch.full((1, 3, 64, 64), 0.5),
         'tiny': torch.rand(1, 3, 16, 16),
     }
-    logger = logging.getLogger('basicsr')
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    try:
-        for name, ref in odd.items():
-            caplog.clear()
+    for name, ref in odd.items():
+        with told_lines('basicsr.references') as lines:
             assert rectified(photo, ref) == [], name
-            assert caplog.text.count('Reference 1: left out: ') == 1, caplog.text
-            if name == 'mirrored':
-                assert 'it is mirrored' in caplog.text
-    finally:
-        logger.removeHandler(caplog.handler)
+        assert len(lines) == 1 and lines[0].startswith('Reference 1: left out: '), lines
+        assert ('it is mirrored' in lines[0]) == (name == 'mirrored')
 
 
 def test_random_matches_are_not_confirmed(rng):
     points = [torch.rand(200, 2, generator=rng).double() * 300 for _ in range(2)]
-    found = confirm(SIFT()(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))._replace(
-        query_yx=points[0], key_yx=points[1]), (300, 300))  # fmt: skip
+    found = confirm(Matches(*points), (300, 300), 16)
     assert found is None or not found.suffices
 
 
@@ -165,9 +165,16 @@ def test_a_homography_is_a_model_too(photo):
 
 
 def test_the_gate_is_the_result_where_there_is_evidence_and_the_input_elsewhere(rng):
-    de, sr = (torch.rand(1, 3, 32, 32, generator=rng) for _ in range(2))
-    assert torch.equal(gated(de, sr, torch.zeros(1, 1, 8, 8), OPERATOR), de)
-    torch.testing.assert_close(gated(de, sr, torch.ones(1, 1, 8, 8), OPERATOR), sr)
+    de, sr, other = (torch.rand(1, 3, 32, 32, generator=rng) for _ in range(3))
+    nothing, all_of_it = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    pinv = torch.zeros_like(de)
+
+    def spaces(rho: Tensor, fine: Tensor) -> NullSpaces:
+        return NullSpaces(pinv, other, torch.zeros(1, 3, 8, 8), Evidence(rho, fine, rho))
+
+    assert torch.equal(gated(de, sr, spaces(nothing, nothing)), de)
+    torch.testing.assert_close(gated(de, sr, spaces(all_of_it, nothing)), sr)
+    torch.testing.assert_close(gated(de, sr, spaces(all_of_it, all_of_it)), (sr + other) / 2)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +185,7 @@ def test_the_gate_is_the_result_where_there_is_evidence_and_the_input_elsewhere(
         ({'rectify': {'flow': 'yes'}}, 'rectify:flow is'),
         ({'rectify': {'window': 3}}, 'rectify:window'),
         ({'rectify': 'sift'}, 'rectify'),
-        ({'gate': 'evidence'}, 'none without rectify'),
+        ({'gate': 'evidence'}, 'without rectify nothing is known'),
         ({'gate': 'on'}, 'gate is'),
         ({'project': True}, 'project is'),
     ],
@@ -193,3 +200,35 @@ def test_a_training_does_not_rectify():
     method.check_data({}, is_train=False)
     with pytest.raises(ValueError, match='rectify is for whole images'):
         method.check_data({}, is_train=True)
+
+
+def test_matches_on_a_line_are_no_geometry():
+    places = torch.stack((torch.linspace(10, 90, 40), torch.linspace(5, 85, 40)), dim=1).double()
+    found = confirm(Matches(places, places + 3), (100, 100), 16)
+    assert found is None or not found.suffices  # they cover nothing
+
+
+@pytest.mark.parametrize('case', ['identical', 'panorama', 'much larger', 'ten'])
+def test_odd_references_do_no_harm(photo, case):
+    """One line in the log for each, and at worst the enhanced input."""
+    gt, refs = photo, [photo]
+    if case == 'panorama':
+        gt = photo[..., 100:128, :280]
+        refs = [gt.roll(4, dims=-1)]
+    elif case == 'much larger':
+        gt = photo[..., :80, :100]
+        refs = [torch.nn.functional.interpolate(gt, scale_factor=20, mode='bicubic').clamp(0, 1)]
+    elif case == 'ten':
+        refs = [photo.roll((k, 2 * k), dims=(-2, -1)) for k in range(10)]
+    gt, lq = MATLAB.make_lq(gt)
+    with told_lines('basicsr.references') as lines:
+        views = Rectifier(MATLAB, 'sift')(lq, enhance(lq), [Reference(r) for r in refs], enhance)
+    assert len(lines) == len(refs)
+    assert len(views) == len(refs) or case in ('panorama', 'much larger')
+    sr = de = project(enhance(lq), lq, OPERATOR)
+    if views:
+        best = best_of([(v.image, v.evidence, v.valid) for v in views], 4)
+        sr = with_null_space(lq, enhance(lq), best.image, best.evidence, OPERATOR)
+    assert db(sr, gt) > db(de, gt) - 0.01
+    if case in ('identical', 'ten'):
+        assert db(sr, gt) > db(de, gt) + 5

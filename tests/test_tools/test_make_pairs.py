@@ -183,12 +183,12 @@ def test_unusable_folders(photos, tmp_path):
 
 
 def test_failure_on_the_way_leaves_nothing(photos, tmp_path, monkeypatch):
-    write = pair_folder._write
+    write = pair_folder.write_unsynced
 
     def write_little(path, content):
         write(path.parent / 'no/folder' if path.name == 'chelsea_0.png' else path, content)
 
-    monkeypatch.setattr(pair_folder, '_write', write_little)
+    monkeypatch.setattr(pair_folder, 'write_unsynced', write_little)
     with pytest.raises(OSError, match='cannot be written: No such file'):
         make_pairs(photos, tmp_path / 'out', SETTINGS)
     assert os.listdir(tmp_path) == []

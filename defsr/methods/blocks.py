@@ -1,0 +1,60 @@
+"""Large images with a reference in their frame, in blocks that see the same part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from defsr.archs.interface import Reference, Restoration
+from defsr.ops.tiles import make_tiles
+
+if TYPE_CHECKING:
+    from defsr.methods.base import Method
+
+BLOCK, AROUND = 256, 32  # LR pixels: a larger image is cut, and what a block sees beside its own
+
+
+@torch.no_grad()
+def restore_in_blocks(
+    method: Method,
+    net_g: nn.Module,
+    lq: Tensor,
+    ref: Reference,
+    de: Tensor | None,
+    *,
+    tile: int | None,
+    overlap: int,
+    progress: Callable[[str, int, int], None],
+) -> Restoration:
+    """As ``Method.restore`` in memory and time that a block bounds: matches stay inside it.
+
+    Args:
+        ref: in the frame of lq. A block where nothing of it is valid is the enhanced input.
+        tile, overlap, progress: as of ``Method.super_resolve``; a block is worked on in tiles.
+    """
+    assert ref.valid is not None
+    scale = method.scale
+    blocks = make_tiles(lq.shape[-2], lq.shape[-1], side=BLOCK, overlap=AROUND)
+    sr = method.base(lq, de).clone()
+    report = partial(progress, 'restore')
+    report(0, len(blocks))
+    for number, block in enumerate(blocks, start=1):
+        here, large = block.outer(), block.outer(scale)
+        part = Reference(ref.image[large], valid=ref.valid[here])
+        if bool(ref.valid[here].any()):
+            prepared = method.prepare(net_g, [part])
+            found = method.restore_tiled(
+                net_g,
+                lq[here],
+                prepared,
+                tile=tile or BLOCK,
+                overlap=overlap,
+                de=None if de is None else de[large],
+            )
+            sr[block.inner(scale)] = found.sr[block.core(scale)]
+        report(number, len(blocks))
+    return Restoration(sr, de=de)
