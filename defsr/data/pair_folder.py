@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,17 +79,11 @@ def make_pairs(
     check_at_least('per_image', per_image, 1)
     check_at_least('workers', workers, 1)
     source = ImageSource('--photos', photos)
-    final = Path(os.path.abspath(expanded(out)))
-    building = building_folder(final)
-    with ExitStack() as held:
-        held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
-        clear_remains(final)  # first: it may bring back a result that must not be overwritten
-        check_out(final, force, OUTPUTS)
+    with folder_in_making(out, force, OUTPUTS) as building:
         usable, skipped = _sort_out(source, settings)
         _check_lengths(source, usable, per_image)
         if lmdb:
             _check_keys_for_lmdb(usable)
-        held.callback(shutil.rmtree, building, ignore_errors=True)
         for role in ('gt', 'ref'):
             (building / role).mkdir(parents=True)
         work = partial(_make_pairs_of, source.root, usable, settings, per_image, building)
@@ -98,8 +92,26 @@ def make_pairs(
         write_correspondences(building / TRUTH_FILE, truths)
         if lmdb:
             create_lmdb({'gt': building / 'gt', 'ref': building / 'ref'}, building)
-        publish_folder(final)
     return PairsReport(len(truths), len(usable), len(skipped))
+
+
+@contextmanager
+def folder_in_making(out: str | Path, force: bool, outputs: Collection[str]) -> Iterator[Path]:
+    """The hidden folder in which ``out`` is built, alone; renamed at the end, removed on failure.
+
+    Args:
+        out, force: as of ``make_pairs``.
+        outputs: names of what the tool writes; ``force`` removes nothing else.
+    """
+    final = Path(os.path.abspath(expanded(out)))
+    building = building_folder(final)
+    with ExitStack() as held:
+        held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
+        clear_remains(final)  # first: it may bring back a result that must not be overwritten
+        _check_out(final, force, outputs)
+        held.callback(shutil.rmtree, building, ignore_errors=True)
+        yield building
+        publish_folder(final)
 
 
 def _make_pairs_of(
@@ -196,7 +208,7 @@ def _check_keys_for_lmdb(names: Sequence[str]) -> None:
             )
 
 
-def check_out(final: Path, force: bool, outputs: Collection[str]) -> None:
+def _check_out(final: Path, force: bool, outputs: Collection[str]) -> None:
     """Refuse to overwrite, and never remove what this tool did not write."""
     if not final.exists():
         return

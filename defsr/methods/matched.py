@@ -209,7 +209,9 @@ class Matched(Enhanced[ReferenceKeys]):
     ) -> Restoration:
         """As ``Method.restore``."""
         de = self.enhance(lq) if de is None else de
-        aligned = replace(self.align(de, prepared), spaces=self._spaces(lq, prepared.in_frame))
+        aligned = self.align(de, prepared)
+        if reads_spaces(net_g):
+            aligned.spaces = self._spaces(lq, prepared.in_frame)
         answer = Restoration.of(net_g(lq, aligned))
         return self._completed(answer, de, (aligned.index, aligned.confidence), prepared)
 
@@ -256,7 +258,7 @@ class Matched(Enhanced[ReferenceKeys]):
         index, confidence = self._match(query, prepared, partial(report, 'match'))
         sr = torch.empty_like(de)
         whole = self._completed(Restoration(sr), de, (index, confidence), prepared)
-        spaces = self._spaces(lq, prepared.in_frame)
+        spaces = self._spaces(lq, prepared.in_frame) if reads_spaces(net_g) else None
         del query
         if not self.refine:
             del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
@@ -284,6 +286,11 @@ class Matched(Enhanced[ReferenceKeys]):
 
     def _cut(self, image: Tensor) -> Tensor:
         return self.degradation.cut(image, 'A reference')
+
+
+def reads_spaces(net_g: nn.Module) -> bool:
+    """Whether a network joins its result with references in the frame of the input."""
+    return getattr(getattr(net_g, 'module', net_g), 'fusion', None) is not None
 
 
 def caches_read(opt: Mapping[str, Any]) -> tuple[str, ...]:

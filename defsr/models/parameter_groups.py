@@ -26,18 +26,19 @@ def freeze(net: nn.Module, prefixes: Sequence[str]) -> None:
     for prefix in prefixes:
         members = [p for name, p in net.named_parameters() if name.startswith(prefix)]
         if not members:
-            raise ValueError(
-                f'train:freeze: {prefix} fits no parameter of {type(net).__name__}. '
-                f'Their names begin with {_first_parts(net)}.'
-            )
+            names = [name for name, _ in net.named_parameters()]
+            raise _fits_none(f'train:freeze: {prefix}', net, names)
         for parameter in members:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise ValueError('train:freeze leaves nothing to train. Name fewer parts.')
 
 
-def _first_parts(net: nn.Module) -> list[str]:
-    return sorted({name.split('.')[0] for name, _ in net.named_parameters()})
+def _fits_none(what: str, net: nn.Module, names: Sequence[str]) -> ValueError:
+    first = sorted({name.split('.')[0] for name in names})
+    return ValueError(
+        f'{what} fits no parameter of {type(net).__name__}. Their names begin with {first}.'
+    )
 
 
 def parameter_groups(
@@ -59,11 +60,7 @@ def parameter_groups(
         return [p for _, p in named]
     for prefix in check_rates(where, rates):
         if not any(name.startswith(prefix) for name, _ in named):
-            first = sorted({name.split('.')[0] for name, _ in named})
-            raise ValueError(
-                f'{where}:{prefix} fits no parameter of {type(net).__name__}. '
-                f'Their names begin with {first}.'
-            )
+            raise _fits_none(f'{where}:{prefix}', net, [name for name, _ in named])
     members: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in ('', *rates)}
     for name, parameter in named:
         fitting = [prefix for prefix in members if name.startswith(prefix)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +10,13 @@ import torch
 from tqdm import tqdm
 
 from defsr.data.image_source import ImageSource, image_key
-from defsr.data.pair_folder import check_out, map_names, write_unsynced
+from defsr.data.pair_folder import folder_in_making, map_names, write_unsynced
 from defsr.data.pair_synthesis import pair_generators
 from defsr.diffusion.degradation import Degradation
 from defsr.images.levels import to_levels
 from defsr.images.png import encode_png
 from defsr.rectify.made_view import make_view
 from defsr.utils.checks import check_at_least
-from defsr.utils.files import building_folder, clear_remains, publish_folder
-from defsr.utils.locks import locked
-from defsr.utils.paths import expanded
 
 ROLES = ('gt', 'ref_rect', 'ref_mask')
 
@@ -65,19 +59,11 @@ def make_rectified(
     names = source.names()
     if len(names) < 2:
         raise ValueError(f'--photos {photos} has {len(names)} photograph. Give two or more.')
-    final = Path(os.path.abspath(expanded(out)))
-    building = building_folder(final)
-    with ExitStack() as held:
-        held.enter_context(locked(final, 'Wait for it, or write elsewhere (--out).'))
-        clear_remains(final)  # first: it may bring back a result that must not be overwritten
-        check_out(final, force, ROLES)
-        held.callback(shutil.rmtree, building, ignore_errors=True)
+    with folder_in_making(out, force, ROLES) as building:
         for role in ROLES:
             (building / role).mkdir(parents=True)
         work = partial(_make_views, source.root, names, degradation, per_image, seed, building)
-        number = sum(tqdm(map_names(work, names, workers), total=len(names), unit='photo'))
-        publish_folder(final)
-    return number
+        return sum(tqdm(map_names(work, names, workers), total=len(names), unit='photo'))
 
 
 def _make_views(
