@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from defsr.methods.base import (
     say_nothing,
 )
 from defsr.methods.enhanced import Enhanced
-from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.ops.tiles import make_tiles
 
 
@@ -38,26 +37,6 @@ class FromRectified(Enhanced[Sequence[Reference]]):
         super().__init__(degradation, **rectifying)
         self.net_e = net_e
         self.frozen = {'network_e': net_e}
-
-    @classmethod
-    def from_opt(
-        cls,
-        opt: Mapping[str, Any],
-        degradation: Degradation,
-        device: torch.device,
-        *,
-        needs_enhancer: bool = True,
-    ) -> FromRectified:
-        """As ``Method.from_opt``."""
-        net_e = build_frozen('network_e', opt, device, may_lack_weights=not needs_enhancer)
-        return cls(net_e, degradation, **cls.own_options(opt))
-
-    @classmethod
-    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
-        """As ``Method.check``."""
-        nobody: Any = nn.Identity()  # the options are looked at, no network is
-        cls(nobody, degradation, **cls.own_options(opt))
-        check_enhancer(opt['network_e'], degradation)
 
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> Sequence[Reference]:
         """The references themselves. ValueError for one that is not in the input's frame."""

@@ -24,7 +24,6 @@ from defsr.methods.base import (
 )
 from defsr.methods.enhanced import Enhanced
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
-from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.methods.reference_keys import ReferenceKeys
 from defsr.methods.texture_maps import (
     features_of_tile,
@@ -99,20 +98,6 @@ class Matched(Enhanced[ReferenceKeys]):
         self.refine = check_int('match_refine', match_refine, 0)
 
     @classmethod
-    def from_opt(
-        cls,
-        opt: Mapping[str, Any],
-        degradation: Degradation,
-        device: torch.device,
-        *,
-        needs_enhancer: bool = True,
-    ) -> Matched:
-        """As ``Method.from_opt``, with the ``match_*`` options of the file."""
-        net_e = build_frozen('network_e', opt, device, may_lack_weights=not needs_enhancer)
-        net_t = build_frozen('network_t', opt, device)
-        return cls(net_e, net_t, degradation=degradation, **cls.own_options(opt))
-
-    @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """As ``Method.check``."""
         if degradation.scale != max(LEVEL_FACTORS.values()):
@@ -120,9 +105,7 @@ class Matched(Enhanced[ReferenceKeys]):
                 f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
                 f'{max(LEVEL_FACTORS.values())} only. Set it, and network_e:scale.'
             )
-        nobody: Any = nn.Identity()  # the options are looked at, no network is
-        cls(nobody, nobody, degradation=degradation, **cls.own_options(opt))
-        check_enhancer(opt['network_e'], degradation)
+        super().check(opt, degradation)
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
