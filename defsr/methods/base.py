@@ -22,12 +22,14 @@ from defsr.diffusion.reference_null_space import (
 )
 from defsr.methods.blocks import BLOCK, restore_in_blocks
 from defsr.ops.evidence import evidence_of
+from defsr.ops.input_quality import is_clean
 from defsr.ops.tiles import make_tiles
 from defsr.rectify.rectifier import LOG, Rectified, Rectifier
 from defsr.utils.checks import check_choice
 
 STAGES = ('enhance', 'rectify', 'references', 'match', 'restore')
 GATES = ('none', 'evidence')
+PROJECT = ('off', 'exact', 'auto')
 RECTIFY_OPTIONS = ('rectify', 'gate', 'project')  # of methods that read references
 
 Prepared = TypeVar('Prepared')  # what a method's `prepare` makes of references
@@ -46,7 +48,8 @@ class Method(ABC, Generic[Prepared]):
             averaged with their own null space; elsewhere the enhanced input stays, see ``gated``.
             ``none``: the result as it is.
         project: ``exact``: the result is made consistent with the input, but not in training,
-            whose crops are not what their input was made of. ``off``: it stays.
+            whose crops are not what their input was made of. ``auto``: the same, if the input
+            is clean. ``off``: it stays.
 
     Attributes:
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
@@ -69,7 +72,7 @@ class Method(ABC, Generic[Prepared]):
         self.degradation = degradation
         self.rectifier = Rectifier.from_opt(rectify, degradation)
         self.gate = check_choice('gate', gate, GATES)
-        self.project = check_choice('project', project, ('off', 'exact'))
+        self.project = check_choice('project', project, PROJECT)
         if self.gate != 'none' and self.rectifier is None:
             raise ValueError(f'gate is {gate}, but without rectify nothing is known. Give rectify.')
         self.scale = degradation.scale
@@ -206,8 +209,7 @@ class Method(ABC, Generic[Prepared]):
             report('rectify', 1, 1)
             if not views:
                 LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
-                sr = project(self.base(lq, de), lq, self.degradation.operator)
-                return Restoration(sr, de=de)
+                return Restoration(self._consistent(self.base(lq, de), lq), de=de)
             best = best_of([(v.image, v.evidence, v.valid) for v in views], self.scale)
             number = len({view.number for view in views})
             share = float(best.evidence.rho.mean())
@@ -229,9 +231,17 @@ class Method(ABC, Generic[Prepared]):
                 )
         if best is not None:
             found = self._settled(found, lq, best, views or ())
-        if self.project == 'exact' and not net_g.training:
-            found = replace(found, sr=project(found.sr, lq, self.degradation.operator))
+        if not net_g.training:
+            found = replace(found, sr=self._consistent(found.sr, lq))
         return found
+
+    def _consistent(self, sr: Tensor, lq: Tensor) -> Tensor:
+        """With the input, if ``project`` says so."""
+        if self.project == 'auto' and not is_clean(lq):
+            LOG.info('The input has noise or traces of JPEG: the result is not projected onto it.')
+        elif self.project != 'off':
+            return project(sr, lq, self.degradation.operator)
+        return sr
 
     @torch.no_grad()
     def _spaces(self, lq: Tensor, in_frame: Sequence[Reference]) -> NullSpaces | None:

@@ -52,6 +52,23 @@ def test_the_null_space_row_is_the_formula(photo):
     torch.testing.assert_close(tiled.sr, found.sr)
 
 
+def test_what_is_not_clean_is_not_projected_onto(photo, rng):
+    _, lq = MATLAB.make_lq(photo)
+    noisy = (lq + 0.02 * torch.randn(lq.shape, generator=rng)).clamp(0, 1)
+    sr = {}
+    for image, other in ((lq, 'exact'), (noisy, 'off')):
+        for project in ('auto', other):
+            with told_lines('basicsr.references') as lines:
+                refs = [Reference(photo)]
+                net = ReferenceNullSpace().eval()
+                found = method(project=project).super_resolve(net, image, refs)
+            sr[project] = found.sr
+            told = any('has noise or traces of JPEG' in line for line in lines)
+            assert told == (project == 'auto' and image is noisy)
+        torch.testing.assert_close(sr['auto'], sr[other])
+    assert float((OPERATOR.A(sr['auto']) - noisy).abs().mean()) > 1e-4  # it would be less
+
+
 def test_without_a_reference_that_is_confirmed_the_result_is_the_input(photo):
     _, lq = MATLAB.make_lq(photo)
     with told_lines('basicsr.references') as lines:
