@@ -79,6 +79,7 @@ setup(
             'defsr-train = defsr.train:main',
             'defsr-test = defsr.test:main',
             'defsr-enhance = defsr.tools.enhance:main',
+            'defsr-rectify = defsr.tools.rectify:main',
             'defsr-upscale = defsr.tools.upscale:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-make-rectified = defsr.tools.make_rectified:main',

@@ -824,7 +824,7 @@ CACHES = [
          'out.', fill),
     Case('a folder of images as `out`', lambda w: w.image('de.png', 9, 9) or [
         (w.folder / 'de').mkdir(), (w.folder / 'de.png').rename(w.folder / 'de/1.png')],
-         f'{OUT}has files but no enhancer.json: defsr-enhance did not make it. ', fill),
+         f'{OUT}has files but no enhancer.json: it is no cache. ', fill),
 ]  # fmt: skip
 
 GROUPS = {

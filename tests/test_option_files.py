@@ -15,13 +15,15 @@ from repository import REPOSITORY
 from defsr.config.files import load_options
 from defsr.diffusion.schedule import ADM_SCHEDULE
 from defsr.enhance.options import check_enhance_options
+from defsr.enhance.rectified import check_rectify_options
 
 FOLDER = REPOSITORY / 'options'
 FILES = sorted(FOLDER.rglob('*.yml'))
 CACHES = sorted(FOLDER.rglob('enhance_*.yml'))
+RECTIFIED = sorted(FOLDER.rglob('rectify_*.yml'))
 BENCHMARKS = sorted(FOLDER.rglob('benchmark_*.yml'))
 METHODS = [FOLDER / 'upscale.yml', FOLDER / 'small/null_space_x4.yml']  # nothing to train or test
-EXPERIMENTS = [p for p in FILES if p not in [*METHODS, *CACHES, *BENCHMARKS]]
+EXPERIMENTS = [p for p in FILES if p not in [*METHODS, *CACHES, *RECTIFIED, *BENCHMARKS]]
 ANNOTATED = [
     FOLDER / f'{name}.yml'
     for name in ('train_DEF_x4', 'test_DEF', 'train_prior_256', 'enhance_CUFED')
@@ -67,7 +69,7 @@ def test_networks_are_built(path):
     """On the meta device: sizes without memory; nothing to download."""
     opt = load_options(path)
     names = [key for key in opt if key.startswith('network_')]
-    assert ('network_e' if path in CACHES else 'network_g') in names
+    assert ('network_e' if path in [*CACHES, *RECTIFIED] else 'network_g') in names
     for name in names:
         block = dict(opt[name])
         if block.get('weights') == 'torchvision':
@@ -94,6 +96,12 @@ def test_caches_that_are_asked_for(path):
     blocks = [block['enhance'] for block in opt['datasets'].values()]
     assert [request.kind for request in requests] == sum(blocks, [])
     assert blocks[0][0] == 'de' and all(set(kinds) <= {'de', 'ref_de'} for kinds in blocks)
+
+
+@pytest.mark.parametrize('path', RECTIFIED, ids=short)
+def test_rectified_references_that_are_asked_for(path):
+    assert path.read_text().startswith(f'# defsr-rectify -opt options/{short(path)}\n')
+    assert [*check_rectify_options(load_options(path))] == ['datasets:train', 'datasets:val']
 
 
 def test_training_reads_the_caches_that_are_made():

@@ -95,7 +95,7 @@ class EnhancedCache:
         record = read_record(self.option, folder)
         if record is None:
             raise ValueError(
-                f'{what}, which has files but no {RECORD}: defsr-enhance did not make it. '
+                f'{what}, which has files but no {RECORD}: it is no cache. '
                 'Change out, or remove what is there.'
             )
         fault = fault_of(record, self.record)

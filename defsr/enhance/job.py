@@ -18,7 +18,12 @@ from defsr.data.cache_record import make_record, write_record
 from defsr.data.image_source import ImageSource
 from defsr.data.lmdb_writer import build_lmdb, check_key
 from defsr.enhance.cache import EnhancedCache
-from defsr.enhance.options import IMAGES_PER_BATCH, CacheRequest, check_enhance_options
+from defsr.enhance.options import (
+    IMAGES_PER_BATCH,
+    CacheRequest,
+    check_enhance_options,
+    device_of,
+)
 from defsr.enhance.source import EnhanceSource
 from defsr.methods.networks import build_frozen
 from defsr.utils import distributed
@@ -69,13 +74,7 @@ def fill_caches(opt: Mapping[str, Any], stop: StopRequest | None = None) -> None
         SystemExit: with 128 + the signal, if asked to stop.
     """
     requests = check_enhance_options(opt)
-    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
-    if opt['num_gpu'] not in (0, 'auto') and not use_cuda:
-        raise ValueError(
-            f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
-            'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
-        )
-    device = torch.device('cuda' if use_cuda else 'cpu')
+    device = device_of(opt)
     enhancer = build_frozen('network_e', opt, device, may_lack_weights=False)
     fingerprint = enhancer.fingerprint()
     if len(set(distributed.gather(digest_of(fingerprint)))) > 1:
@@ -154,7 +153,7 @@ class Job:
         if self.cache.is_lmdb:
             for name in names:
                 check_key(name, self.source.path(name))
-        with _disk_explained():
+        with disk_explained():
             is_open = self.cache.begin(names)
         if not is_open:
             tell(f'{self.label}: {self.cache.out} is finished, there is nothing to do.')
@@ -195,7 +194,7 @@ class Job:
             if not bool(torch.isfinite(de).all()):
                 faults[name] = f'{self.source.path(name)} came out with NaN or infinite values.'
                 continue
-            with _disk_explained():
+            with disk_explained():
                 self.cache.put(name, de)
         return faults
 
@@ -230,7 +229,7 @@ class Job:
         cache, building = self.cache, building_folder(self.cache.out)
         source = ImageSource(cache.option, cache.folder, max_megapixels=float('inf'))
         try:
-            with _disk_explained():
+            with disk_explained():
                 build_lmdb(source, sorted(self.source.images), building)
                 write_record(building, cache.record)
                 publish_folder(cache.out)
@@ -247,7 +246,7 @@ class Job:
 
 
 @contextmanager
-def _disk_explained() -> Iterator[None]:
+def disk_explained() -> Iterator[None]:
     """Say how to go on when the disk does not take a file."""
     try:
         yield

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from defsr.config.blocks import check_networks, check_path, check_run, required
 from defsr.data.cache_record import KINDS
 from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
@@ -68,6 +70,17 @@ def check_enhance_options(opt: Mapping[str, Any]) -> list[CacheRequest]:
         check_enhancer(opt['network_e'], request.options.degradation)
     _check_outs(requests)
     return requests
+
+
+def device_of(opt: Mapping[str, Any]) -> torch.device:
+    """What ``num_gpu`` of an option file asks for. ValueError for a GPU that is not there."""
+    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
+    if opt['num_gpu'] not in (0, 'auto') and not use_cuda:
+        raise ValueError(
+            f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '
+            'Set `num_gpu: 0` in the option file, or `num_gpu: auto`.'
+        )
+    return torch.device('cuda' if use_cuda else 'cpu')
 
 
 def _requests(where: str, block: Mapping[str, Any], scale: int) -> list[CacheRequest]:

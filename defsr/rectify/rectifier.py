@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from defsr.ops.dense_warp import homography_field, local_scale, positions, warp
 from defsr.ops.evidence import Evidence, evidence_of
 from defsr.rectify.confirmation import Confirmed, planes_of
 from defsr.rectify.flow import refine_field
-from defsr.rectify.matchers import AUTO, MATCHERS, matcher_name
+from defsr.rectify.matchers import AUTO, MATCHERS, matcher_name, versions_of
 from defsr.rectify.matches import Matcher
 from defsr.rectify.search import Found, find
 from defsr.utils.checks import check_block, check_choice, check_keys
@@ -104,6 +105,12 @@ class Rectifier:
         options = check_block('rectify', block)
         check_keys('rectify', options, ('matcher', 'model', 'flow'))
         return None if options.get('matcher') == 'none' else cls(degradation, **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What determines its results, beside the enhancer; caches carry it along."""
+        name = matcher_name(self.matcher_name)
+        block = {'matcher': name, 'model': self.model, 'flow': self.flow}
+        return {'rectify': block, 'versions': versions_of(name)}
 
     @cached_property
     def matcher(self) -> Matcher:

@@ -82,5 +82,7 @@ def test_a_process_that_is_lost(file, monkeypatch, capsys, number, code):
     assert ('Run the same command again to go on' in told) == (number is None)
 
 
-def test_it_is_a_console_script():
-    assert "'defsr-enhance = defsr.tools.enhance:main'" in (REPOSITORY / 'setup.py').read_text()
+@pytest.mark.parametrize('name', ['enhance', 'rectify'])
+def test_it_is_a_console_script(name):
+    setup = (REPOSITORY / 'setup.py').read_text()
+    assert f"'defsr-{name} = defsr.tools.{name}:main'" in setup
