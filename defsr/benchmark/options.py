@@ -14,8 +14,9 @@ from defsr.config.blocks import (
     check_run,
     required,
 )
-from defsr.config.files import load_options
+from defsr.config.files import load_options, merge_options
 from defsr.data.triplet_options import TripletOptions
+from defsr.methods.build import method_class
 from defsr.utils.checks import (
     check_block,
     check_choice,
@@ -31,6 +32,7 @@ METHOD = {
     'method': str,
     'options': str,
     'weights': str | None,
+    'with': Mapping[str, Any] | None,
     'loss': Text | None,
 }
 PUBLISHED = {  # scores: PSNR and SSIM by data set
@@ -49,7 +51,7 @@ class Candidate:
     Attributes:
         label: its name in the table.
         plain: ``bicubic`` or ``pinv``; '' for a network.
-        opt: content of its option file; empty without one.
+        opt: content of its option file, with what the row changes in it; empty without one.
         file: path of that file.
         weights: checkpoint of ``network_g``.
         loss: what it was trained with; '-' for what is not trained.
@@ -162,6 +164,10 @@ def _candidate(label: str, block: Any) -> Candidate:
             check_networks(opt)
         except ValueError as error:
             raise ValueError(f'{where}:options is {file}. {error}') from None
+        if block.get('with'):
+            check_keys(f'{where}:with', block['with'], {*opt, *method_class(opt).options})
+            opt = merge_options(opt, block['with'])
+            check_networks(opt)
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
     loss = block.get('loss') or loss_of(opt.get('train'))
     return Candidate(label, '', opt, file, str(weights), loss)

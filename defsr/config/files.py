@@ -154,7 +154,7 @@ def load_options(file: str | Path, named_by: str = '-opt') -> OrderedDict:
     while 'base' in layers[-1]:
         chain.append(_find_base(layers[-1].pop('base'), chain))
         layers.append(_read(chain[-1], f'`base` in {chain[-2]}'))
-    return reduce(_merge, reversed(layers))
+    return reduce(merge_options, reversed(layers))
 
 
 def _read(path: Path, named_by: str) -> OrderedDict:
@@ -192,7 +192,7 @@ def _find_base(name: object, chain: Sequence[Path]) -> Path:
     return path
 
 
-def _merge(base: Mapping, own: Mapping) -> OrderedDict:
+def merge_options(base: Mapping, own: Mapping) -> OrderedDict:
     """``own`` on top of ``base``: blocks key by key unless their ``type`` changes; null deletes."""
     merged = OrderedDict(base)
     for key, value in own.items():
@@ -200,7 +200,7 @@ def _merge(base: Mapping, own: Mapping) -> OrderedDict:
         if value is None and key in base:
             del merged[key]
         elif isinstance(value, dict) and isinstance(old, dict) and not _changes_type(old, value):
-            merged[key] = _merge(old, value)
+            merged[key] = merge_options(old, value)
         else:
             merged[key] = value
     return merged

@@ -323,6 +323,10 @@ def test_tables_of_chosen_data_sets(bench):
 
 
 MISTAKES = [
+    (
+        lambda opt: opt['methods']['DEF'].update({'with': {'rectfy': 'none'}}),
+        'Unknown option `methods:DEF:with:rectfy`. Did you mean `rectify`',
+    ),
     (lambda b: b.update(method={}), 'Unknown option `method`. Did you mean `methods`'),
     (lambda b: b['methods'].update(x={'metod': 'bicubic'}), 'Unknown option `methods:x:metod`'),
     (lambda b: b['methods'].update(x={'method': 'nearest'}), "methods:x:method is 'nearest'"),
@@ -353,6 +357,14 @@ def test_mistakes_in_the_option_file(bench, spoil, message):
     spoil(bench)
     with pytest.raises(ValueError, match=message):
         read_benchmark(bench)
+
+
+def test_a_row_may_change_its_option_file(bench):
+    for value in ('off', 'exact'):
+        bench['methods'][value] = bench['methods']['DEF'] | {'with': {'project': value}}
+    measure_all(bench, methods=['DEF', 'off', 'exact'])
+    found = {row['method']: row['psnr'] for row in rows()}
+    assert found['DEF'] == found['off'] != found['exact']
 
 
 def test_the_small_benchmark_is_understood():
