@@ -2,9 +2,9 @@
 
     python tests/benchmarks/rectify_queries.py --data DIR --figure docs/images/rectify_queries.png
 
-Every second pair of the near and web sets. Queries: the bicubic image, A_pinv y, I_DE (the EDSR
-with the projection) and the ground truth, which is the most that any enhancer could give. Keys: the
-reference as it is, and degraded and enhanced.
+Every second pair of the near and web sets. Queries: the bicubic image, A_pinv y, I_DE of DDNM with
+the shipped prior and of the EDSR with the projection, and the ground truth, which is the most that
+any enhancer could give. Keys: the reference as it is, and degraded and enhanced (by the EDSR).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from enhancer_cases import OPTIONS, EnhancerFactory
 from measuring import data_parser, report, table
 from rectified import DEGRADATION, cases, enhance, load
 from tqdm import tqdm
@@ -49,6 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     matchers = {name: make() for name, make in MATCHERS.items()}
     known = [one for name in ('near', 'web') for one in cases(args.data, name, 0)][::2]
+    ddnm = EnhancerFactory(OPTIONS).make({})
     numbers: dict[tuple[str, str, str], list[int]] = {}
     operator = DEGRADATION.operator
     for one in tqdm(known, unit='pair'):
@@ -58,7 +60,8 @@ def main() -> None:
         queries = {
             'bicubic': upsample_bicubic(case.lq, 4).clamp(0, 1),
             'A_pinv y': operator.A_pinv(case.lq).clamp(0, 1),
-            'I_DE': case.de,
+            'DDNM': ddnm(case.lq),
+            'EDSR': case.de,
             'ground truth': case.gt,
         }
         for query, image in queries.items():
