@@ -1,4 +1,4 @@
-"""Data from files that anyone may have written: JSON and PyTorch's, plain and bounded."""
+"""Data from files that anyone may have written, plain and bounded: of JSON, PyTorch and kin."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 MAX_VALUES, MAX_DEPTH = 10**6, 50
+MAX_MATLAB = 4 * 2**20  # bytes of a file, and values of a variable, which may be compressed
 _FOREIGN = re.compile(r'GLOBAL (\S+)')
 
 
@@ -52,6 +55,67 @@ def read_tensors(path: Path, device: str | torch.device = 'cpu', allowed: tuple 
         raise ValueError(_reason(error)) from None
 
 
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """name -> tensor; as ``params`` beside what the metadata hold, if that is JSON.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: for what is no such file, and without the package safetensors.
+    """
+    safetensors = _safetensors()
+    with open(path, 'rb'):  # whose errors are the system's
+        pass
+    try:
+        with safetensors.safe_open(path, framework='pt') as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+        blocks = {key: parse_json(text) for key, text in texts.items() if text.startswith('{')}
+        return {'params': tensors} | blocks if blocks else tensors
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+        raise ValueError(_reason(error)) from None
+
+
+def save_safetensors(state: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
+    """Write contiguous tensors, none of which shares memory, with metadata."""
+    _safetensors().torch.save_file(dict(state), path, dict(texts))
+
+
+def _safetensors() -> Any:
+    """The package, an extra; ValueError without it."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ValueError("safetensors is not installed: pip install 'defsr[safetensors]'") from None
+    return safetensors
+
+
+def read_matlab(path: Path) -> dict[str, Tensor]:
+    """Real numeric variables of a MATLAB file up to version 7 -> name -> tensor, float32.
+
+    Such a file holds numbers and no code. What is large is refused by the file's directory.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: for anything else, version 7.3 (HDF5) too.
+    """
+    from scipy.io import loadmat, whosmat  # a second, for a format of few
+
+    if path.stat().st_size > MAX_MATLAB:
+        raise ValueError(f'it has more than {MAX_MATLAB:,d} bytes')
+    try:
+        names = [
+            name
+            for name, shape, kind in whosmat(path)
+            if kind in ('double', 'single') and 0 < prod(shape) <= MAX_MATLAB
+        ]
+        found = loadmat(path, variable_names=names) if names else {}
+        return {name: torch.from_numpy(found[name]).float() for name in names}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(_reason(error)) from None
+
+
 def bounded(data: Any) -> Any:
     """``data`` if what it holds, references written out, is no more than a walk can visit."""
     level, number = [data], 0
@@ -78,7 +142,10 @@ def _reason(error: Exception) -> str:
     text = str(error)
     foreign = _FOREIGN.search(text)
     if foreign:
-        return f'it asks for the Python object {foreign[1]}, which weights do not need'
+        return (
+            f'it asks for the Python object {foreign[1]}, which weights do not need. Where you '
+            'trust it, save the tensors alone: torch.save(net.state_dict(), file)'
+        )
     known = ('Weights only load failed', 'PytorchStreamReader')
     if not text or text.startswith(known):
         return 'it is torn or of another kind'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from torch import Tensor, nn
 
 from defsr.utils.fingerprints import differences, plain
 from defsr.utils.paths import find_pretrained
-from defsr.utils.strangers import read_tensors
+from defsr.utils.strangers import read_matlab, read_safetensors, read_tensors
 
+READERS = {  # by the end of the name; all other files are PyTorch's
+    '.safetensors': ('safetensors file', read_safetensors),
+    '.mat': ('MATLAB file', read_matlab),
+}
 CONTAINERS = ('params_ema', 'ema', 'params', 'state_dict')
 TRAINED_WITH = 'trained_with'
+# What an arch's `from_official` and `official_block` may raise for weights of other archs.
+NOT_THEIRS = (LookupError, ValueError, RuntimeError, TypeError, ArithmeticError)
 
 
 def read_weights(
@@ -42,11 +49,12 @@ def read_weights(
 def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
     """Everything that a weight file holds, plain data only. Arguments, errors: ``read_weights``."""
     path = find_pretrained(file, option)
+    kind, read = READERS.get(path.suffix.lower(), ('PyTorch file', read_tensors))
     try:
-        content = read_tensors(path)
+        content = read(path)
     except ValueError as error:
         raise ValueError(
-            f'{option} is {path}, which is no PyTorch file of plain tensors: {error}. '
+            f'{option} is {path}, which is no {kind} of plain tensors: {error}. '
             'Give another file, or copy this one anew.'
         ) from None
     if not isinstance(content, Mapping):
@@ -119,7 +127,8 @@ def load_weights(
     wanted = net.state_dict()
     from_official = getattr(net, 'from_official', None)
     if from_official is not None and state.keys() != wanted.keys():
-        state = from_official(state)
+        with suppress(*NOT_THEIRS):  # or what differs is said below
+            state = from_official(state)
     if not strict:
         state = {
             key: value

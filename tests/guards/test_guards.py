@@ -30,7 +30,7 @@ OPTIONS = REPOSITORY / 'options'
 TEST = str(REPOSITORY / 'defsr/test.py')
 STATE = frozen.FOLDER / 'state.zip'
 AS_IT_IS = {'rectify': 'none', 'gate': 'none', 'project': 'off'}
-TOOLS = ('benchmark', 'convert_vgg', 'create_lmdb', 'enhance', 'export_weights', 'make_pairs',
+TOOLS = ('benchmark', 'convert', 'convert_vgg', 'create_lmdb', 'enhance', 'make_pairs',
          'make_rectified', 'plot_training', 'upscale')  # fmt: skip
 
 
