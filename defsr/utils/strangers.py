@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Mapping
 from itertools import chain
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 MAX_VALUES, MAX_DEPTH = 10**6, 50
-MAX_MATLAB = 4 * 2**20  # bytes of a file, and values of a variable, which may be compressed
 _FOREIGN = re.compile(r'GLOBAL (\S+)')
 
 
@@ -87,33 +85,6 @@ def _safetensors() -> Any:
     except ImportError:
         raise ValueError("safetensors is not installed: pip install 'defsr[safetensors]'") from None
     return safetensors
-
-
-def read_matlab(path: Path) -> dict[str, Tensor]:
-    """Real numeric variables of a MATLAB file up to version 7 -> name -> tensor, float32.
-
-    Such a file holds numbers and no code. What is large is refused by the file's directory.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: for anything else, version 7.3 (HDF5) too.
-    """
-    from scipy.io import loadmat, whosmat  # a second, for a format of few
-
-    if path.stat().st_size > MAX_MATLAB:
-        raise ValueError(f'it has more than {MAX_MATLAB:,d} bytes')
-    try:
-        names = [
-            name
-            for name, shape, kind in whosmat(path)
-            if kind in ('double', 'single') and 0 < prod(shape) <= MAX_MATLAB
-        ]
-        found = loadmat(path, variable_names=names) if names else {}
-        return {name: torch.from_numpy(found[name]).float() for name in names}
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(_reason(error)) from None
 
 
 def bounded(data: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from defsr.utils.fingerprints import differences, plain
+from defsr.utils.matlab_file import read_matlab
 from defsr.utils.paths import find_pretrained
-from defsr.utils.strangers import read_matlab, read_safetensors, read_tensors
+from defsr.utils.strangers import read_safetensors, read_tensors
 
-READERS = {  # by the end of the name; all other files are PyTorch's
-    '.safetensors': ('safetensors file', read_safetensors),
-    '.mat': ('MATLAB file', read_matlab),
-}
 CONTAINERS = ('params_ema', 'ema', 'params', 'state_dict')
 TRAINED_WITH = 'trained_with'
 # What an arch's `from_official` and `official_block` may raise for weights of other archs.
@@ -63,6 +60,16 @@ def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
             'Give another file.'
         )
     return content
+
+
+def _read_matlab(path: Path) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in read_matlab(path).items()}
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {  # by the end of the name
+    '.safetensors': ('safetensors file', read_safetensors),
+    '.mat': ('MATLAB file', _read_matlab),
+}
 
 
 def state_dict_of(

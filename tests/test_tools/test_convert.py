@@ -171,9 +171,13 @@ class Trap:
     [
         ('x.pth', {'model': Trap()}, r'system.*save the tensors alone: torch.save\(net.state_dict'),
         ('x.safetensors', b'\0' * 40, 'is no safetensors file of plain tensors'),
-        ('x.mat', b'MATLAB 7.3 MAT-file' + b' ' * 105 + b'\0\2IM', 'is no MATLAB file.*HDF'),
-        ('x.mat', b'MATLAB 5.0 MAT-file' + b'\xff' * 200, 'is no MATLAB file of plain tensors'),
-        ('x.mat', b'\0' * (4 * 2**20 + 1), 'has more than 4,194,304 bytes'),
+        (
+            'x.mat',
+            b'MATLAB 7.3 MAT-file' + b' ' * 105 + b'\0\2IM',
+            'is no MATLAB file.*save it there with -v7',
+        ),
+        ('x.mat', b'MATLAB 5.0'.ljust(124) + b'\0\1IM' + b'\xff' * 99, 'is torn or damaged'),
+        ('x.mat', b'\0' * (16 * 2**20 + 1), 'has more than 16,777,216 bytes'),
         ('x.caffemodel', b'\x0a\x0dSRCNN', 'no PyTorch file of plain tensors'),
     ],
 )
