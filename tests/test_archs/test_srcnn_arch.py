@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from repository import REPOSITORY
 from scipy.io import savemat
 from scipy.ndimage import correlate
 from torch.testing import assert_close
+from workspaces import TRAIN, pairs, run_well, save_options
 
 from defsr.archs.srcnn_arch import SRCNN
+from defsr.config.files import load_options
 from defsr.ops import upsample_bicubic
 from defsr.utils.weights import load_weights
 
@@ -121,3 +124,22 @@ def test_its_block_is_told_from_its_weights():
 def test_options_that_cannot_be(bad):
     with pytest.raises(ValueError, match=r'network_g:kernel_size is \[9, 4, 5\], but must be odd'):
         build_network({'type': 'SRCNN', **bad})
+
+
+@pytest.mark.parametrize('num_ch', [1, 3])
+def test_it_trains(workspace, num_ch):
+    """By the small recipe, a few steps: the loss falls, and the last layer has its own rate."""
+    opt = load_options(REPOSITORY / 'options/small/SRCNN_x4.yml')
+    train = opt['datasets']['train'] | pairs() | {'gt_size': 48, 'batch_size_per_gpu': 2}
+    opt['datasets'] = {'train': train, 'val': pairs(name='pairs')}
+    opt['network_g'] |= {'num_ch': num_ch, 'num_feat': [8, 4]}
+    opt['train'] |= {'total_iter': 12}
+    opt['train']['optim_g'] = {'type': 'Adam', 'lr': 5e-3, 'groups': {'conv3': 5e-4}}
+    opt['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 12}
+    opt['val'] |= {'val_freq': 12, 'tb_images': 0}
+    said = run_well(workspace, TRAIN, '-opt', save_options(workspace / 'o.yml', opt))
+    losses = [float(value) for value in re.findall(r'l_g_pix: ([\d.e+-]+)', said)]
+    assert len(losses) == 12 and sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    first = re.search(r'lr:\(([\d.e-]+),([\d.e-]+),\)', said)
+    assert float(first[2]) == pytest.approx(0.1 * float(first[1]))
+    assert 'psnr' in said
