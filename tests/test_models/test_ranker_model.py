@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from copy import deepcopy
 
@@ -108,6 +107,7 @@ class Knowing(torch.nn.Module):
         self.model, self.wrong, self.seen = [model], wrong, -1
 
     def forward(self, images):
+        assert not self.training  # or the versions of an image would be normalised together
         self.seen += 1
         return self.model[0].scores[0, :, None] * (-1 if self.seen in self.wrong else 1)
 
@@ -200,7 +200,7 @@ def test_options_that_cannot_be(opt, change, message):
 
 
 def test_the_commands(workspace, made):
-    """A Ranker by ``train.py``, then RankSRGAN with it: the loss of rank falls; both resume."""
+    """A Ranker by ``train.py``, then RankSRGAN by what it saved: the loss of rank falls."""
     ranker = load_options(SMALL / 'ranker_x4.yml')
     for phase in ('train', 'val'):
         ranker['datasets'][phase]['dataroot_ranked'] = str(made[0])
@@ -235,9 +235,6 @@ def test_the_commands(workspace, made):
     ranks = [float(value) for value in re.findall(r'l_g_rank: ([\d.e+-]+)', said)]
     assert len(ranks) == 12 and sum(ranks[-3:]) < sum(ranks[:3])
     assert 'l_g_pix' not in said and 'l_g_gan' in said
-    before = json.loads((workspace / 'experiments/small_RankSRGAN_x4/training_states'
-                         / 'validation.json').read_text())  # fmt: skip
-    assert '12' in before
     state = torch.load(workspace / 'experiments/small_RankSRGAN_x4/models/net_g_latest.pth',
                        weights_only=True)  # fmt: skip
     assert not any('ranker' in key for key in state['params'])
