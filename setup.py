@@ -73,6 +73,7 @@ setup(
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'match': MATCH,  # the learned matcher of docs/rectify.md, and its weights
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
+        'safetensors': ['safetensors'],  # weights in such files
     },
     entry_points={
         'console_scripts': [
@@ -84,6 +85,7 @@ setup(
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-make-rectified = defsr.tools.make_rectified:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
+            'defsr-convert = defsr.tools.convert:main',
             'defsr-plot-training = defsr.tools.plot_training:main',
             'defsr-options = defsr.tools.copy_options:main',
         ]

@@ -55,6 +55,7 @@ MOVED = {
     'defsr.models.sharded_validation': 'defsr.running.sharded_validation',
     'defsr.options_check': 'defsr.config.check',
     'defsr.restoring': 'defsr.methods.build',
+    'defsr.tools.export_weights': 'defsr.tools.convert',
     'defsr.training_run': 'defsr.running.training_run',
     'defsr.utils.figures': 'defsr.images.figures',
     'defsr.utils.image_form': 'defsr.images.form',

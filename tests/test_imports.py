@@ -22,7 +22,7 @@ MODULES = sorted(
 )
 COMMANDS = sorted(
     set(re.findall(r'= (defsr\.tools\.\w+):main', (REPOSITORY / 'setup.py').read_text()))
-    | {'defsr.tools.create_lmdb', 'defsr.tools.export_weights'}
+    | {'defsr.tools.create_lmdb', 'defsr.tools.make_ranked'}
 )
 
 

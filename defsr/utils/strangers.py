@@ -1,4 +1,4 @@
-"""Data from files that anyone may have written: JSON and PyTorch's, plain and bounded."""
+"""Data from files that anyone may have written, plain and bounded: of JSON, PyTorch and kin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 MAX_VALUES, MAX_DEPTH = 10**6, 50
 _FOREIGN = re.compile(r'GLOBAL (\S+)')
@@ -52,6 +53,40 @@ def read_tensors(path: Path, device: str | torch.device = 'cpu', allowed: tuple 
         raise ValueError(_reason(error)) from None
 
 
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """name -> tensor; as ``params`` beside what the metadata hold, if that is JSON.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: for what is no such file, and without the package safetensors.
+    """
+    safetensors = _safetensors()
+    with open(path, 'rb'):  # whose errors are the system's
+        pass
+    try:
+        with safetensors.safe_open(path, framework='pt') as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+        blocks = {key: parse_json(text) for key, text in texts.items() if text.startswith('{')}
+        return {'params': tensors} | blocks if blocks else tensors
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+        raise ValueError(_reason(error)) from None
+
+
+def save_safetensors(state: Mapping[str, Tensor], path: Path, texts: Mapping[str, str]) -> None:
+    """Write contiguous tensors, none of which shares memory, with metadata."""
+    _safetensors().torch.save_file(dict(state), path, dict(texts))
+
+
+def _safetensors() -> Any:
+    """The package, an extra; ValueError without it."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ValueError("safetensors is not installed: pip install 'defsr[safetensors]'") from None
+    return safetensors
+
+
 def bounded(data: Any) -> Any:
     """``data`` if what it holds, references written out, is no more than a walk can visit."""
     level, number = [data], 0
@@ -78,7 +113,10 @@ def _reason(error: Exception) -> str:
     text = str(error)
     foreign = _FOREIGN.search(text)
     if foreign:
-        return f'it asks for the Python object {foreign[1]}, which weights do not need'
+        return (
+            f'it asks for the Python object {foreign[1]}, which weights do not need. Where you '
+            'trust it, save the tensors alone: torch.save(net.state_dict(), file)'
+        )
     known = ('Weights only load failed', 'PytorchStreamReader')
     if not text or text.startswith(known):
         return 'it is torn or of another kind'

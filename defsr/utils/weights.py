@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from defsr.utils.fingerprints import differences, plain
+from defsr.utils.matlab_file import read_matlab
 from defsr.utils.paths import find_pretrained
-from defsr.utils.strangers import read_tensors
+from defsr.utils.strangers import read_safetensors, read_tensors
 
 CONTAINERS = ('params_ema', 'ema', 'params', 'state_dict')
 TRAINED_WITH = 'trained_with'
+# What an arch's `from_official` and `official_block` may raise for weights of other archs.
+NOT_THEIRS = (LookupError, ValueError, RuntimeError, TypeError, ArithmeticError)
 
 
 def read_weights(
@@ -42,11 +46,12 @@ def read_weights(
 def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
     """Everything that a weight file holds, plain data only. Arguments, errors: ``read_weights``."""
     path = find_pretrained(file, option)
+    kind, read = READERS.get(path.suffix.lower(), ('PyTorch file', read_tensors))
     try:
-        content = read_tensors(path)
+        content = read(path)
     except ValueError as error:
         raise ValueError(
-            f'{option} is {path}, which is no PyTorch file of plain tensors: {error}. '
+            f'{option} is {path}, which is no {kind} of plain tensors: {error}. '
             'Give another file, or copy this one anew.'
         ) from None
     if not isinstance(content, Mapping):
@@ -55,6 +60,16 @@ def read_checkpoint(file: str | Path, *, option: str) -> Mapping[str, Any]:
             'Give another file.'
         )
     return content
+
+
+def _read_matlab(path: Path) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in read_matlab(path).items()}
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {  # by the end of the name
+    '.safetensors': ('safetensors file', read_safetensors),
+    '.mat': ('MATLAB file', _read_matlab),
+}
 
 
 def state_dict_of(
@@ -119,7 +134,8 @@ def load_weights(
     wanted = net.state_dict()
     from_official = getattr(net, 'from_official', None)
     if from_official is not None and state.keys() != wanted.keys():
-        state = from_official(state)
+        with suppress(*NOT_THEIRS):  # or what differs is said below
+            state = from_official(state)
     if not strict:
         state = {
             key: value

@@ -30,8 +30,8 @@ OPTIONS = REPOSITORY / 'options'
 TEST = str(REPOSITORY / 'defsr/test.py')
 STATE = frozen.FOLDER / 'state.zip'
 AS_IT_IS = {'rectify': 'none', 'gate': 'none', 'project': 'off'}
-TOOLS = ('benchmark', 'convert_vgg', 'create_lmdb', 'enhance', 'export_weights', 'make_pairs',
-         'make_rectified', 'plot_training', 'upscale')  # fmt: skip
+TOOLS = ('benchmark', 'convert', 'convert_vgg', 'create_lmdb', 'enhance', 'make_pairs',
+         'make_ranked', 'make_rectified', 'plot_training', 'upscale')  # fmt: skip
 
 
 def assert_close(key: str, found: dict[str, float], atol: float) -> None:

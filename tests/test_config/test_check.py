@@ -23,8 +23,10 @@ def load(path: Path, folder: Path, monkeypatch) -> dict:
     """The options, in a folder where the weights that they name exist."""
     monkeypatch.chdir(folder)
     opt = load_options(path)
-    for key, value in opt['path'].items():
-        if key.startswith('pretrain_network') and value:
+    files = [v for key, v in opt['path'].items() if key.startswith('pretrain_network') and v]
+    losses = [v for key, v in opt.get('train', {}).items() if key.endswith('_opt') and v]
+    for value in [*files, *(block.get('weights', '') for block in losses)]:
+        if '/' in value:
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
     return opt
