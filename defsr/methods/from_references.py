@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -42,15 +41,7 @@ class FromReferences(Method[list[Tensor]]):
         height, width = lq.shape[-2:]
         padded = pad_reflect(lq, _size_multiple(net_g))
         found = Restoration.of(net_g(padded, list(prepared)))
-        if padded.shape == lq.shape:
-            return found
-        cuts = {
-            name: getattr(found, name)[..., :height, :width]
-            for name in ('index', 'confidence', 'winner')
-            if getattr(found, name) is not None
-        }
-        sr = found.sr[..., : self.scale * height, : self.scale * width]
-        return replace(found, sr=sr, **cuts)
+        return found if padded.shape == lq.shape else found.cut(height, width, self.scale)
 
 
 def _size_multiple(net_g: nn.Module) -> int:
