@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from defsr.archs.interface import Correspondences
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
+from defsr.archs.official_names import count_blocks, renamed
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import finer_positions
 from defsr.utils.checks import check_int
@@ -116,19 +117,17 @@ class C2Matching(nn.Module):
     @classmethod
     def official_block(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Arguments that published weights need. KeyError for other weights."""
-        body = [key for key in state if key.startswith('content_extractor.body.')]
         masks = state['dyn_agg_restore.small_dyn_agg.conv_offset_mask.weight']
         return {
             'num_feat': len(state['content_extractor.conv_first.weight']),
-            'num_block': len({key.split('.')[2] for key in body}),
+            'num_block': count_blocks(state, 'content_extractor.body'),
             'num_group': len(masks) // (3 * len(TAPS)),
         }
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published weights by our names. ValueError for others, which begin with none of these."""
-        begins = {key: max((o for o in OFFICIAL if key.startswith(o)), key=len) for key in state}
-        return {OFFICIAL[b] + key.removeprefix(b): state[key] for key, b in begins.items()}
+        """Published weights by our names. KeyError for others."""
+        return renamed(state, OFFICIAL)
 
 
 class _Stage(nn.Module):
