@@ -70,7 +70,12 @@ SCHEDULERS = {
     'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
     'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR,
 }
-WORDS = {'lq': 'LR images', 'gt': 'ground truth', 'refs': 'references'}
+WORDS = {
+    'lq': 'LR images',
+    'gt': 'ground truth',
+    'refs': 'references',
+    'homography': 'planted homographies',
+}
 
 
 def check_options(opt: Mapping[str, Any], is_train: bool) -> None:
