@@ -5,7 +5,8 @@ An arch says by its attribute ``reads`` what its ``forward`` takes:
 - ``lq`` (the default, so BasicSR's own archs): ``net_g(lq)``;
 - ``references``: ``net_g(lq, refs)``, ``refs`` a list of (N, 3, H', W') images, one per reference;
 - ``matches``: ``net_g(lq, aligned)``, an ``Alignment``;
-- ``rectified``: ``net_g(lq, de, spaces)``, the enhanced input and ``NullSpaces``.
+- ``rectified``: ``net_g(lq, de, spaces)``, the enhanced input and ``NullSpaces``;
+- ``correspondences``: ``net_g(lq, found)``, ``Correspondences``.
 
 It returns the image (N, 3, scale*h, scale*w), or a ``Restoration`` if losses or pictures need more
 of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples, and by
@@ -15,7 +16,7 @@ of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,6 +67,23 @@ class Alignment:
 
 
 @dataclass
+class Correspondences:
+    """References, and where the patch around each position of the input matches them.
+
+    Attributes:
+        feat_ref: level -> (N, C, f*h', f*w') features of the references, f by ``LEVEL_FACTORS``.
+        feat_here: level -> (N, C, f*h, f*w), those of the first reference at the same places as
+            the input; 0 beyond it.
+        match_yx: (N, 2, h + 2, w + 2) int64, rows then columns in h' x w': the centre of the patch
+            that matches the one around each position, of a ring around the input, too.
+    """
+
+    feat_ref: Mapping[str, Tensor]
+    feat_here: Mapping[str, Tensor]
+    match_yx: Tensor
+
+
+@dataclass
 class Restoration:
     """What one super-resolution gives; beside ``sr`` what a method has.
 
@@ -97,6 +115,15 @@ class Restoration:
     def of(cls, answer: Tensor | Restoration) -> Restoration:
         """A network's answer, which may be the image alone."""
         return answer if isinstance(answer, Restoration) else cls(answer)
+
+    def cut(self, height: int, width: int, scale: int) -> Restoration:
+        """That of the top left ``height`` x ``width`` of the LR image: ``sr`` and the matches."""
+        cuts = {
+            name: getattr(self, name)[..., :height, :width]
+            for name in ('index', 'confidence', 'winner')
+            if getattr(self, name) is not None
+        }
+        return replace(self, sr=self.sr[..., : scale * height, : scale * width], **cuts)
 
 
 def has_weights(net_or_class: nn.Module | type[nn.Module]) -> bool:

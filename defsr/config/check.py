@@ -75,6 +75,7 @@ WORDS = {
     'gt': 'ground truth',
     'refs': 'references',
     'ranks': 'ranked images',
+    'homography': 'planted homographies',
 }
 
 

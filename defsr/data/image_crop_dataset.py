@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Set
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -41,7 +41,8 @@ class ImageCropDataset(Dataset):
         FileNotFoundError: for a folder that does not exist.
     """
 
-    gives = ('gt',)  # with each image
+    gives: ClassVar[tuple[str, ...]] = ('gt',)  # with each image
+    keys: ClassVar[Set[str]] = KEYS
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         where = place_of(opt)
@@ -59,7 +60,7 @@ class ImageCropDataset(Dataset):
     @classmethod
     def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse a block that the constructor would; reads no folder."""
-        check_keys(where, block, KEYS)
+        check_keys(where, block, cls.keys)
         root = block.get('dataroot_gt')
         if not isinstance(root, str) or not root:
             raise ValueError(f'{where}:dataroot_gt is {root!r}, but must be a folder of images.')

@@ -14,6 +14,7 @@ from defsr.archs.blocks import build_network, completed
 from defsr.archs.interface import Reference, has_weights, reads_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
+from defsr.methods.corresponding import Corresponding
 from defsr.methods.from_rectified import FromRectified
 from defsr.methods.from_references import FromReferences
 from defsr.methods.matched import Matched
@@ -24,7 +25,11 @@ from defsr.utils.fingerprints import plain, with_defaults
 from defsr.utils.weights import load_weights
 
 METHODS = dict[str, type[Method]](
-    lq=SingleImage, references=FromReferences, matches=Matched, rectified=FromRectified
+    lq=SingleImage,
+    references=FromReferences,
+    matches=Matched,
+    rectified=FromRectified,
+    correspondences=Corresponding,
 )
 MIN_TILE = 16
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
@@ -18,7 +19,8 @@ class FromReferences(Method[list[Tensor]]):
     Gradients reach all of ``net_g``, an extractor of its own included. Sides of references are
     cut to multiples of the scale. A network with ``size_multiple`` sees ``lq`` padded by
     reflection to multiples of it, and references to multiples of it times the scale; the result
-    and the matches are cut back.
+    and the matches are cut back. What a network's ``encode(refs)`` returns serves all tiles of an
+    image: its ``forward`` takes that in place of references.
     """
 
     options = RECTIFY_OPTIONS
@@ -41,16 +43,16 @@ class FromReferences(Method[list[Tensor]]):
         """As ``Method.restore``."""
         height, width = lq.shape[-2:]
         padded = pad_reflect(lq, _size_multiple(net_g))
-        found = Restoration.of(net_g(padded, list(prepared)))
-        if padded.shape == lq.shape:
-            return found
-        cuts = {
-            name: getattr(found, name)[..., :height, :width]
-            for name in ('index', 'confidence', 'winner')
-            if getattr(found, name) is not None
-        }
-        sr = found.sr[..., : self.scale * height, : self.scale * width]
-        return replace(found, sr=sr, **cuts)
+        found = Restoration.of(net_g(padded, prepared))
+        return found if padded.shape == lq.shape else found.cut(height, width, self.scale)
+
+    @torch.no_grad()
+    def restore_tiled(
+        self, net_g: nn.Module, lq: Tensor, prepared: Any, **options: Any
+    ) -> Restoration:
+        """As ``Method.restore_tiled``; a network with ``encode`` reads the references once."""
+        encode = getattr(getattr(net_g, 'module', net_g), 'encode', list)
+        return super().restore_tiled(net_g, lq, encode(prepared), **options)
 
 
 def _size_multiple(net_g: nn.Module) -> int:

@@ -44,8 +44,7 @@ class ReferenceKeys(NamedTuple):
 
     def winner(self, index: Tensor) -> Tensor:
         """Which reference each match lies in: (N,h,w) flat index -> (N,h,w) int64 from 0."""
-        ends = torch.tensor([end for _, end in self.rows], device=index.device)
-        return torch.bucketize(index // self.key_size[1], ends, right=True)
+        return winner_of(index, self.rows, self.key_size[1])
 
     @torch.no_grad()
     def refined(
@@ -72,3 +71,9 @@ class ReferenceKeys(NamedTuple):
                 place = refine_positions(*maps, place, radius, window=2 * factor + 1)
             positions[level] = place
         return positions
+
+
+def winner_of(index: Tensor, rows: Sequence[tuple[int, int]], width: int) -> Tensor:
+    """Which image of a stacked map, ``width`` wide, an index lies in, by its ``rows``; from 0."""
+    ends = torch.tensor([end for _, end in rows], device=index.device)
+    return torch.bucketize(index // width, ends, right=True)

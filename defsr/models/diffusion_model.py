@@ -17,6 +17,7 @@ from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, 
 from defsr.diffusion.ranges import from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
+from defsr.models.means import record_means
 from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys, check_list
 from defsr.utils.seeding import derive_seed
@@ -166,11 +167,7 @@ class DiffusionModel(SRModel):
                 row[f'psnr_{sigma:g}'] = -10 * error.square().mean().log10().item()
             rows.append(row)
         rows = gather_rows(rows, dataset)
-        self._initialize_best_metric_results(name)
-        self.metric_results = {key: sum(r[key] for r in rows) / len(rows) for key in rows[0]}
-        for key, value in self.metric_results.items():
-            self._update_best_metric_result(name, key, value, current_iter)
-        self._log_validation_metric_values(current_iter, name, tb_logger)
+        record_means(self, rows, name, current_iter, tb_logger)
 
 
 def _runtime(train_opt: dict) -> DenoiserRuntime:

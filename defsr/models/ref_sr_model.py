@@ -22,6 +22,7 @@ from defsr.archs.interface import Reference, Restoration
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, check_adversarial, required
 from defsr.data.triplet_options import one_degradation
 from defsr.losses.gradient_penalty import gradient_penalty
+from defsr.losses.relativistic import critic_losses, generator_loss
 from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
@@ -33,7 +34,7 @@ from defsr.utils.checks import check_at_least, check_choice, check_keys, check_l
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
-    'gradient_penalty_weight', 'gan_opt', 'freeze',
+    'gradient_penalty_weight', 'gan_opt', 'gan_relativistic', 'freeze',
 )  # fmt: skip
 SWITCHES = ('check_cache', 'check_trained')  # true or false, of the file's top level
 LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
@@ -51,7 +52,7 @@ class RefSRModel(ImageValidation, SRModel):
     DEF: ``pixel_opt`` alone for ``train:rec_only_epochs`` passes over the data, then all.
 
     Options of its own: those of the method (``match_*``), ``check_cache``,
-    ``train:{rec_only_epochs, allow_online, gradient_penalty_weight}``,
+    ``train:{rec_only_epochs, allow_online, gradient_penalty_weight, gan_relativistic}``,
     ``train:optim_g:groups`` (start of a parameter's name -> its learning rate) and
     ``val:{save_maps, save_comparison, compare_bicubic, tb_images, tile}``; see
     ``options/train_DEF_x4.yml`` for each.
@@ -94,7 +95,8 @@ class RefSRModel(ImageValidation, SRModel):
         train = opt.get('train') or {}
         losses = [key for key in train if key.endswith('_opt')]
         check_keys('train', train, (*TRAIN_KEYS, *losses))
-        check_choice('train:allow_online', train.get('allow_online', False), (True, False))
+        for key in ('allow_online', 'gan_relativistic'):
+            check_choice(f'train:{key}', train.get(key, False), (True, False))
         for key in ('rec_only_epochs', 'gradient_penalty_weight'):
             check_at_least(f'train:{key}', train.get(key, 0), 0)
         for prefix in check_list('train:freeze', train.get('freeze') or [], ' of names', 0):
@@ -167,6 +169,7 @@ class RefSRModel(ImageValidation, SRModel):
             self.load_network(self.net_d, path, path_opt.get('strict_load_d', True), param_key)
         self.net_d.train()
         self.cri_gan = build_loss(train_opt['gan_opt']).to(self.device)
+        self.relativistic = train_opt.get('gan_relativistic', False)
         self.net_d_iters = train_opt.get('net_d_iters', 1)
         self.net_d_init_iters = train_opt.get('net_d_init_iters', 0)
         self.gradient_penalty_weight = train_opt.get('gradient_penalty_weight', 0)
@@ -250,7 +253,8 @@ class RefSRModel(ImageValidation, SRModel):
                 losses.update(self._values(name, loss, out))
         if adversarial:
             self.net_d.requires_grad_(False)
-            losses['l_g_gan'] = self.cri_gan(self.net_d(out.sr), True, is_disc=False)
+            real = self.gt if self.relativistic else None
+            losses['l_g_gan'] = generator_loss(self.cri_gan, self.net_d, out.sr, real)
         self.optimizer_g.zero_grad()
         reduce(torch.add, losses.values()).backward()
         self.optimizer_g.step()
@@ -272,8 +276,9 @@ class RefSRModel(ImageValidation, SRModel):
         assert self.gt is not None
         fake = self.output.detach()
         real_pred, fake_pred = self.net_d(self.gt), self.net_d(fake)
-        losses['l_d_real'] = self.cri_gan(real_pred, True, is_disc=True)
-        losses['l_d_fake'] = self.cri_gan(fake_pred, False, is_disc=True)
+        losses['l_d_real'], losses['l_d_fake'] = critic_losses(
+            self.cri_gan, real_pred, fake_pred, relativistic=self.relativistic
+        )
         total = losses['l_d_real'] + losses['l_d_fake']
         if self.gradient_penalty_weight:
             losses['l_d_gp'] = gradient_penalty(self.net_d, self.gt, fake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,8 +25,17 @@ def pad_reflect(x: Tensor, multiple: int) -> Tensor:
         x: (..., H, W).
         multiple: both sides of the result are multiples of it, >= 1.
     """
-    for dim in (-2, -1):
-        length = x.shape[dim]
-        target = math.ceil(length / multiple) * multiple
-        x = x.index_select(dim, reflect_index(torch.arange(target, device=x.device), length))
+    return _reflected(x, [math.ceil(side / multiple) * multiple for side in x.shape[-2:]])
+
+
+def pad_to(x: Tensor, side: int) -> Tensor:
+    """As ``pad_reflect``, where a side of (..., H, W) is below ``side``; else x itself."""
+    sides = [max(length, side) for length in x.shape[-2:]]
+    return x if sides == [*x.shape[-2:]] else _reflected(x, sides)
+
+
+def _reflected(x: Tensor, sides: Sequence[int]) -> Tensor:
+    for dim, target in zip((-2, -1), sides, strict=True):
+        places = reflect_index(torch.arange(target, device=x.device), x.shape[dim])
+        x = x.index_select(dim, places)
     return x

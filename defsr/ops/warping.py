@@ -28,13 +28,17 @@ def match_positions(index: Tensor, key_size: Sequence[int], factor: int = 1) -> 
             f'index reaches {int(index.max())}, but the key map {tuple(key_size)} (h, w) has '
             f'{key_size[0] * key_size[1]} positions: it was made for another reference.'
         )
-    match_yx = torch.stack((index // key_size[1], index % key_size[1]), dim=1)
+    return finer_positions(torch.stack((index // key_size[1], index % key_size[1]), dim=1), factor)
+
+
+def finer_positions(match_yx: Tensor, factor: int) -> Tensor:
+    """(N,2,h,w) int64 -> (N,2,factor*h,factor*w), as ``match_positions`` carries them."""
     if factor == 1:
         return match_yx
     fine = match_yx.repeat_interleave(factor, 2).repeat_interleave(factor, 3) * factor
     height, width = fine.shape[-2:]
-    rows = (torch.arange(height, device=index.device) % factor).view(1, height, 1)
-    columns = (torch.arange(width, device=index.device) % factor).view(1, 1, width)
+    rows = (torch.arange(height, device=fine.device) % factor).view(1, height, 1)
+    columns = (torch.arange(width, device=fine.device) % factor).view(1, 1, width)
     fine[:, 0] += rows
     fine[:, 1] += columns
     return fine
