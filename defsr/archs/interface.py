@@ -9,8 +9,9 @@ An arch says by its attribute ``reads`` what its ``forward`` takes:
 - ``correspondences``: ``net_g(lq, found)``, ``Correspondences``.
 
 It returns the image (N, 3, scale*h, scale*w), or a ``Restoration`` if losses or pictures need more
-of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples, and by
-``parameter_free`` that it has no weights.
+of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples, by
+``parameter_free`` that it has no weights, and by ``not_learned`` which of its arguments its weights
+do not depend on, as what training started from: checkpoints do not keep them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,10 @@ def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
     method = method_class(opt)
     defaults = with_defaults(method, {})
     options = {key: opt.get(key, defaults[key]) for key in method.learned}
-    return plain({'network_g': completed(opt['network_g'])} | options)
+    block = completed(opt['network_g'])
+    for name in getattr(ARCH_REGISTRY.get(block['type']), 'not_learned', ()):
+        block.pop(name, None)
+    return plain({'network_g': block} | options)
 
 
 def build_method(

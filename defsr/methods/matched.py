@@ -13,6 +13,13 @@ from torch import Tensor, nn
 from defsr.archs.enhancer_base import Enhancer
 from defsr.archs.interface import Alignment, Reference, Restoration
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
+from defsr.archs.stacked_features import (
+    features_of_tile,
+    stacked_features,
+    stacked_mask,
+    stacked_rows,
+    texture_features,
+)
 from defsr.data.cache_record import KINDS, check_caches
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import (
@@ -25,13 +32,6 @@ from defsr.methods.base import (
 from defsr.methods.enhanced import Enhanced
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
 from defsr.methods.reference_keys import ReferenceKeys
-from defsr.methods.texture_maps import (
-    features_of_tile,
-    stacked_features,
-    stacked_mask,
-    stacked_rows,
-    texture_features,
-)
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defsr.archs.interface import Reference
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
+from defsr.archs.stacked_features import winner_of
 from defsr.ops.match_refine import refine_positions
 from defsr.ops.warping import match_positions
 

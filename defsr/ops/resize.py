@@ -79,11 +79,13 @@ def downsample_pil(x: Tensor, scale: int) -> Tensor:
     return _resize(check_divisible('x', x, scale), 1 / scale, 'pil')
 
 
-def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
+def upsample_bicubic(x: Tensor, scale: int, border: Border = 'symmetric') -> Tensor:
     """(N,C,h,w) -> (N,C,scale*h,scale*w), MATLAB's bicubic, not clamped: the usual baseline.
+
+    With ``border: pil`` PIL's, without its rounding.
 
     Example:
         >>> upsample_bicubic(torch.full((1, 3, 10, 12), 0.5), 4).shape
         torch.Size([1, 3, 40, 48])
     """
-    return _resize(x, float(scale), 'symmetric')
+    return _resize(x, float(scale), border)

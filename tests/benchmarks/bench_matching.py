@@ -40,8 +40,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from defsr.archs.levels import MATCH_LEVEL
+from defsr.archs.stacked_features import texture_features
 from defsr.images.figures import save_figure
-from defsr.methods.texture_maps import texture_features
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.utils.cli import run_cli

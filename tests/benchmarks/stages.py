@@ -20,10 +20,10 @@ from measuring import build_restorer, data_parser, report, table
 from torch import Tensor
 
 from defsr.archs.interface import Reference
+from defsr.archs.stacked_features import texture_features
 from defsr.data.image_source import ImageSource
 from defsr.methods.build import Restorer
 from defsr.methods.matched import Matched
-from defsr.methods.texture_maps import texture_features
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import run_cli
 

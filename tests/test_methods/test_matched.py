@@ -8,10 +8,9 @@ from basicsr.archs import build_network
 from references import prepared, references
 from torch.nn import functional as F
 
-from defsr.methods import texture_maps
+from defsr.archs.stacked_features import stacked_features
 from defsr.methods.match_keys import MATCH_KEYS
 from defsr.methods.matched import Matched
-from defsr.methods.texture_maps import stacked_features
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
 from defsr.ops.warping import match_positions
 
@@ -242,7 +241,7 @@ def test_tiles_agree_with_the_whole_inside(stereo, pipeline, small_net):
 def test_features_in_pieces_are_those_of_the_whole(stereo, extractor, monkeypatch, sizes):
     images = [stereo[0][..., : 4 * (h // 4), : 4 * (w // 4)] for h, w in sizes]
     whole = stacked_features(extractor, images)
-    monkeypatch.setattr(texture_maps, 'PIECE', 10)
+    monkeypatch.setattr('defsr.archs.stacked_features.PIECE', 10)
     pieces = stacked_features(extractor, images)
     assert pieces.keys() == whole.keys()
     for level, feat in pieces.items():
@@ -254,7 +253,7 @@ def test_an_extractor_that_does_not_say_how_far_it_sees(stereo, small_net, extra
     left, right = stereo
     lq, refs = downsample_bicubic(left[..., 100:180, 200:280], 4), [right[..., 90:170, 180:270]]
     pipeline = Matched(build_network({'type': 'BicubicEnhancer'}), extractor.forward, 'ref')
-    monkeypatch.setattr(texture_maps, 'PIECE', 4)
+    monkeypatch.setattr('defsr.archs.stacked_features.PIECE', 4)
     with torch.no_grad():
         whole = pipeline.super_resolve(small_net, lq, references(refs))
         tiled = pipeline.super_resolve(small_net, lq, references(refs), tile=16, overlap=16)

@@ -103,6 +103,12 @@ def stacked_mask(images: Sequence[Tensor], valid: Sequence[Tensor | None] = ()) 
     return mask if bool(mask.any()) else None
 
 
+def winner_of(index: Tensor, rows: Sequence[tuple[int, int]], width: int) -> Tensor:
+    """Which image of a stacked map, ``width`` wide, an index lies in, by its ``rows``; from 0."""
+    ends = torch.tensor([end for _, end in rows], device=index.device)
+    return torch.bucketize(index // width, ends, right=True)
+
+
 def _pieces(net_t: nn.Module, image: Tensor) -> list[Tile]:
     height, width = (side // CELL for side in image.shape[-2:])
     halo = _halo(net_t)
