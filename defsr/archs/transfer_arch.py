@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
@@ -147,25 +148,60 @@ class HardTransferArch(nn.Module):
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
         return {
-            level: self._fold(
-                aligned.feat_ref[level], _positions_at(level, aligned), LEVEL_FACTORS[level]
+            level: _Fold.apply(
+                aligned.feat_ref[level],
+                _positions_at(level, aligned),
+                LEVEL_FACTORS[level],
+                self.overlap,
             )
             for level in self.num_ch
         }
 
-    def _fold(self, feat: Tensor, position_yx: Tensor, factor: int) -> Tensor:
-        """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory."""
+
+class _Fold(torch.autograd.Function):
+    """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory.
+
+    feat (N,C,H',W'), position_yx (N,2,H,W) int64, ``overlap`` as of ``HardTransferArch`` ->
+    (N,C,H,W). The way back adds up in the rows of one map, without a copy of it for each tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, feat: Tensor, position_yx: Tensor, factor: int, overlap: str) -> Tensor:
         num, _, height, width = position_yx.shape
         total = feat.new_zeros((num, feat.shape[1], height, width))
         count = feat.new_zeros((1, 1, height, width))
-        for dy, dx in TAPS:
-            rows, source_rows = _shifted(height, dy * factor)
-            columns, source_columns = _shifted(width, dx * factor)
-            shift = position_yx.new_tensor([dy, dx]).view(1, 2, 1, 1) * factor
-            neighbour = position_yx[:, :, source_rows, source_columns] + shift
+        for rows, columns, neighbour in _neighbours(position_yx, factor):
             total[:, :, rows, columns] += gather_positions(feat, neighbour)
             count[:, :, rows, columns] += 1
-        return total / (count if self.overlap == 'count' else len(TAPS))
+        share = count if overlap == 'count' else len(TAPS)
+        ctx.save_for_backward(position_yx, torch.as_tensor(share))
+        ctx.factor, ctx.shape = factor, feat.shape
+        return total / share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        position_yx, share = ctx.saved_tensors
+        grad = (grad / share).contiguous(memory_format=torch.channels_last)
+        num, channels, height, width = ctx.shape
+        pixels = grad.new_zeros((num * height * width, channels))
+        image = torch.arange(num, device=grad.device).view(-1, 1, 1) * (height * width)
+        for rows, columns, neighbour in _neighbours(position_yx, ctx.factor):
+            y, x = neighbour.unbind(1)
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            flat = (y * width + x + image)[inside]
+            pixels.index_add_(0, flat, grad[:, :, rows, columns].permute(0, 2, 3, 1)[inside])
+        return pixels.view(num, height, width, channels).permute(0, 3, 1, 2), None, None, None
+
+
+def _neighbours(position_yx: Tensor, factor: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """For each tap the rows and columns that it reaches, and where it finds them."""
+    height, width = position_yx.shape[-2:]
+    for dy, dx in TAPS:
+        rows, source_rows = _shifted(height, dy * factor)
+        columns, source_columns = _shifted(width, dx * factor)
+        shift = position_yx.new_tensor([dy, dx]).view(1, 2, 1, 1) * factor
+        yield rows, columns, position_yx[:, :, source_rows, source_columns] + shift
 
 
 def _positions_at(level: str, aligned: Alignment) -> Tensor:

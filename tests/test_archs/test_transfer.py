@@ -44,6 +44,21 @@ def test_hard_transfer_is_ttsrs_gather_and_fold(inputs, level):
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('overlap', ['count', 'nine'])
+def test_gradient_of_the_hard_transfer(inputs, overlap):
+    """That of unfold, pick and fold, over how many patches there are or over nine."""
+    aligned = Alignment(*inputs)
+    for level, factor in LEVEL_FACTORS.items():
+        feat = inputs[1][level].double().requires_grad_()
+        aligned.feat_ref[level] = feat
+        weight = torch.randn(2, NUM_CH[level], *(factor * side for side in QUERY)).double()
+        mine = HardTransferArch({level: NUM_CH[level]}, overlap)(aligned)[level]
+        ones = ttsr_fold(torch.ones_like(feat), torch.full_like(inputs[2], KEY[1] + 1), factor)
+        plain = ttsr_fold(feat, inputs[2], factor) / (ones if overlap == 'count' else 1)
+        grads = [torch.autograd.grad((x * weight).sum(), feat)[0] for x in (mine, plain)]
+        torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
 def test_hard_transfer_of_a_constant(inputs):
     feat_de, feat_ref, index, confidence, key_size = inputs
     ones = {level: torch.ones_like(x) for level, x in feat_ref.items()}
