@@ -126,23 +126,27 @@ class HardTransferArch(nn.Module):
         overlap (str): ``count`` divides by the number of patches that cover a position, so that
             a constant stays constant; ``nine`` divides by 9 everywhere, as TTSR's published code
             does, which darkens the outermost cells. Default: count.
+        patches (str | None): ``inside``: those centred on the outermost positions take no part, as
+            in SRNTT, whose patches lie inside the map. Default: None, all.
     """
 
     def __init__(
         self,
         num_ch: Mapping[str, int] | None = None,
         overlap: Literal['count', 'nine'] = 'count',
+        patches: Literal['inside'] | None = None,
     ) -> None:
         super().__init__()
-        self.check(WHERE, {'num_ch': num_ch, 'overlap': overlap})
+        self.check(WHERE, {'num_ch': num_ch, 'overlap': overlap, 'patches': patches})
         self.num_ch = check_channels(WHERE, num_ch)
-        self.overlap = overlap
+        self.overlap, self.patches = overlap, patches
 
     @classmethod
     def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As of ``DCNTransferArch``."""
         check_channels(where, block['num_ch'])
         check_choice(f'{where}:overlap', block['overlap'], ('count', 'nine'))
+        check_choice(f'{where}:patches', block['patches'], (None, 'inside'))
 
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
@@ -158,9 +162,11 @@ class HardTransferArch(nn.Module):
         num, _, height, width = position_yx.shape
         total = feat.new_zeros((num, feat.shape[1], height, width))
         count = feat.new_zeros((1, 1, height, width))
+        edge = factor if self.patches == 'inside' else 0
+        edges = [edge if length >= 3 * factor else 0 for length in (height, width)]
         for dy, dx in TAPS:
-            rows, source_rows = _shifted(height, dy * factor)
-            columns, source_columns = _shifted(width, dx * factor)
+            rows, source_rows = _shifted(height, dy * factor, edges[0])
+            columns, source_columns = _shifted(width, dx * factor, edges[1])
             shift = position_yx.new_tensor([dy, dx]).view(1, 2, 1, 1) * factor
             neighbour = position_yx[:, :, source_rows, source_columns] + shift
             total[:, :, rows, columns] += gather_positions(feat, neighbour)
@@ -175,8 +181,10 @@ def _positions_at(level: str, aligned: Alignment) -> Tensor:
     return match_positions(aligned.index, aligned.key_size, LEVEL_FACTORS[level])
 
 
-def _shifted(length: int, shift: int) -> tuple[slice, slice]:
-    """Slices (to, from) such that x[to] = y[from] moves y by ``shift`` without wrapping."""
-    return slice(max(0, shift), length + min(0, shift)), slice(
-        max(0, -shift), length - max(0, shift)
-    )
+def _shifted(length: int, shift: int, edge: int) -> tuple[slice, slice]:
+    """Slices (to, from) such that x[to] = y[from] moves y by ``shift`` without wrapping.
+
+    The first and last ``edge`` of y stay out.
+    """
+    first, end = max(edge, -shift), length - max(edge, shift)
+    return slice(first + shift, end + shift), slice(first, end)

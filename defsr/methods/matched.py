@@ -32,6 +32,7 @@ from defsr.methods.texture_maps import (
     stacked_rows,
     texture_features,
 )
+from defsr.ops.match_border import match_patches_carried
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
@@ -41,6 +42,7 @@ from defsr.utils.checks import check_choice, check_int
 
 Search = Callable[..., tuple[Tensor, Tensor]]
 SEARCHES = dict[str, Search](exact=match_patches, coarse_to_fine=match_coarse_to_fine)
+BORDERS = ('zeros', 'inside')
 PAPER = Degradation('matlab', 4)
 
 
@@ -63,6 +65,8 @@ class Matched(Enhanced[ReferenceKeys]):
             nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
             takes a second search, from the references to the input.
         match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
+        match_border: ``zeros`` (the paper): patches may reach beyond the maps; ``inside`` (SRNTT):
+            they may not, positions at the border go with the nearest. With ``exact`` only.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
         rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
@@ -72,7 +76,7 @@ class Matched(Enhanced[ReferenceKeys]):
     """
 
     blocks = ('network_e', 'network_t')
-    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine')
+    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_border')
     options = (*learned, 'match_search', *RECTIFY_OPTIONS)
 
     def __init__(
@@ -85,6 +89,7 @@ class Matched(Enhanced[ReferenceKeys]):
         match_check: str = 'none',
         match_patch_size: int = 3,
         match_refine: int = 0,
+        match_border: str = 'zeros',
         **rectifying: Any,
     ) -> None:
         super().__init__(degradation, **rectifying)
@@ -93,6 +98,12 @@ class Matched(Enhanced[ReferenceKeys]):
         self.frozen = {'network_e': net_e, 'network_t': net_t}
         self.match_key = key_weights(match_key)
         self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
+        if check_choice('match_border', match_border, BORDERS) == 'inside':
+            if match_search != 'exact':
+                raise ValueError(
+                    f'match_border is inside, but match_search is {match_search}. Set it to exact.'
+                )
+            self.search = match_patches_carried
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
