@@ -46,9 +46,9 @@ UNUSED = ('tail.', 'upconv1.', 'upconv2.', 'conv_hr.', 'HRconv.', 'conv_last.')
 class SRNTT(nn.Module):
     """Content features, to which each level adds the swapped textures and its residual blocks.
 
-    Patches of 3x3 positions are swapped whole and overlaps averaged (paper, Eq. 3), finer levels by
-    the matches of the coarsest. As published: ``match_key: ref_down_up`` and ``match_border:
-    inside``. ``textures`` of the result are the swapped ones, not yet weighted.
+    Patches of 3x3 positions are swapped whole and overlaps averaged, finer levels by the matches of
+    the coarsest (the paper's feature swapping). As published: ``match_key: ref_down_up`` and
+    ``match_border: inside``. ``textures`` of the result are the swapped ones, not yet weighted.
 
     Args:
         num_feat (int): width. Default: 64.

@@ -20,7 +20,7 @@ WHERE = 'train:texture_opt'  # in an option file
 
 @LOSS_REGISTRY.register()
 class SwappedTextureLoss(nn.Module):
-    """Mean over three levels of || Gr(S F(sr)) - Gr(S M) || / (4 (C H W)^2) (SRNTT, Eq. 5).
+    """Mean over three levels of || Gr(S F(sr)) - Gr(S M) || / (4 (C H W)^2).
 
     M are the swapped textures (C, H, W), F the features of the result at their level, S the weights
     ``sigmoid(slope * c + bias)`` of the similarity c of the matches. With the published numbers S
@@ -31,9 +31,9 @@ class SwappedTextureLoss(nn.Module):
         weights (str): those of ``network_t``, see ``VGGTrunk``. Default: ``torchvision``.
         use_confidence (bool): weigh by the similarity; if not, S is 1. Default: True.
         slope (float), bias (float): of the weights. Default: -20 and 0.65, the published ones.
-        criterion (str): ``l2``: the mean of squares over the Gram matrices, as in the paper's own
-            code, or ``fro``: the norm of the whole difference, as in the paper and the PyTorch
-            port, which divides by 256 more, taking H and W of the image. Default: ``l2``.
+        criterion (str): ``l2``: the mean of squares over the Gram matrices, in the authors' code;
+            ``fro``: the norm of the whole difference, as in the PyTorch port, which divides by 256
+            more, taking H and W of the image. Default: ``l2``.
         loss_weight (float): factor. Default: 1e-4, the published one.
 
     Raises:
