@@ -127,23 +127,27 @@ class HardTransferArch(nn.Module):
         overlap (str): ``count`` divides by the number of patches that cover a position, so that
             a constant stays constant; ``nine`` divides by 9 everywhere, as TTSR's published code
             does, which darkens the outermost cells. Default: count.
+        patches (str | None): ``inside``: those centred on the outermost positions take no part, as
+            in SRNTT, whose patches lie inside the map. Default: None, all.
     """
 
     def __init__(
         self,
         num_ch: Mapping[str, int] | None = None,
         overlap: Literal['count', 'nine'] = 'count',
+        patches: Literal['inside'] | None = None,
     ) -> None:
         super().__init__()
-        self.check(WHERE, {'num_ch': num_ch, 'overlap': overlap})
+        self.check(WHERE, {'num_ch': num_ch, 'overlap': overlap, 'patches': patches})
         self.num_ch = check_channels(WHERE, num_ch)
-        self.overlap = overlap
+        self.overlap, self.patches = overlap, patches
 
     @classmethod
     def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """As of ``DCNTransferArch``."""
         check_channels(where, block['num_ch'])
         check_choice(f'{where}:overlap', block['overlap'], ('count', 'nine'))
+        check_choice(f'{where}:patches', block['patches'], (None, 'inside'))
 
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
@@ -153,6 +157,7 @@ class HardTransferArch(nn.Module):
                 _positions_at(level, aligned),
                 LEVEL_FACTORS[level],
                 self.overlap,
+                self.patches == 'inside',
             )
             for level in self.num_ch
         }
@@ -161,21 +166,24 @@ class HardTransferArch(nn.Module):
 class _Fold(torch.autograd.Function):
     """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory.
 
-    feat (N,C,H',W'), position_yx (N,2,H,W) int64, ``overlap`` as of ``HardTransferArch`` ->
-    (N,C,H,W). The way back adds up in the rows of one map, without a copy of it for each tap.
+    feat (N,C,H',W'), position_yx (N,2,H,W) int64, ``overlap`` and whether ``patches`` are those
+    inside, as of ``HardTransferArch`` -> (N,C,H,W). The way back adds up in the rows of one map,
+    without a copy of it for each tap.
     """
 
     @staticmethod
-    def forward(ctx: Any, feat: Tensor, position_yx: Tensor, factor: int, overlap: str) -> Tensor:
+    def forward(
+        ctx: Any, feat: Tensor, position_yx: Tensor, factor: int, overlap: str, inside: bool
+    ) -> Tensor:
         num, _, height, width = position_yx.shape
         total = feat.new_zeros((num, feat.shape[1], height, width))
         count = feat.new_zeros((1, 1, height, width))
-        for rows, columns, neighbour in _neighbours(position_yx, factor):
+        for rows, columns, neighbour in _neighbours(position_yx, factor, inside):
             total[:, :, rows, columns] += gather_positions(feat, neighbour)
             count[:, :, rows, columns] += 1
         share = count if overlap == 'count' else len(TAPS)
         ctx.save_for_backward(position_yx, torch.as_tensor(share))
-        ctx.factor, ctx.shape = factor, feat.shape
+        ctx.factor, ctx.inside, ctx.shape = factor, inside, feat.shape
         return total / share
 
     @staticmethod
@@ -186,20 +194,25 @@ class _Fold(torch.autograd.Function):
         num, channels, height, width = ctx.shape
         pixels = grad.new_zeros((num * height * width, channels))
         image = torch.arange(num, device=grad.device).view(-1, 1, 1) * (height * width)
-        for rows, columns, neighbour in _neighbours(position_yx, ctx.factor):
+        for rows, columns, neighbour in _neighbours(position_yx, ctx.factor, ctx.inside):
             y, x = neighbour.unbind(1)
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            flat = (y * width + x + image)[inside]
-            pixels.index_add_(0, flat, grad[:, :, rows, columns].permute(0, 2, 3, 1)[inside])
-        return pixels.view(num, height, width, channels).permute(0, 3, 1, 2), None, None, None
+            found = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            flat = (y * width + x + image)[found]
+            pixels.index_add_(0, flat, grad[:, :, rows, columns].permute(0, 2, 3, 1)[found])
+        grad_feat = pixels.view(num, height, width, channels).permute(0, 3, 1, 2)
+        return grad_feat, None, None, None, None
 
 
-def _neighbours(position_yx: Tensor, factor: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def _neighbours(
+    position_yx: Tensor, factor: int, inside: bool
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """For each tap the rows and columns that it reaches, and where it finds them."""
     height, width = position_yx.shape[-2:]
+    edge = factor if inside else 0
+    edges = [edge if length >= 3 * factor else 0 for length in (height, width)]
     for dy, dx in TAPS:
-        rows, source_rows = _shifted(height, dy * factor)
-        columns, source_columns = _shifted(width, dx * factor)
+        rows, source_rows = _shifted(height, dy * factor, edges[0])
+        columns, source_columns = _shifted(width, dx * factor, edges[1])
         shift = position_yx.new_tensor([dy, dx]).view(1, 2, 1, 1) * factor
         yield rows, columns, position_yx[:, :, source_rows, source_columns] + shift
 
@@ -211,8 +224,10 @@ def _positions_at(level: str, aligned: Alignment) -> Tensor:
     return match_positions(aligned.index, aligned.key_size, LEVEL_FACTORS[level])
 
 
-def _shifted(length: int, shift: int) -> tuple[slice, slice]:
-    """Slices (to, from) such that x[to] = y[from] moves y by ``shift`` without wrapping."""
-    return slice(max(0, shift), length + min(0, shift)), slice(
-        max(0, -shift), length - max(0, shift)
-    )
+def _shifted(length: int, shift: int, edge: int) -> tuple[slice, slice]:
+    """Slices (to, from) such that x[to] = y[from] moves y by ``shift`` without wrapping.
+
+    The first and last ``edge`` of y stay out.
+    """
+    first, end = max(edge, -shift), length - max(edge, shift)
+    return slice(first + shift, end + shift), slice(first, end)

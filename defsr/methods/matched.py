@@ -24,14 +24,15 @@ from defsr.data.cache_record import KINDS, check_caches
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import (
     RECTIFY_OPTIONS,
+    Method,
     Progress,
     StageProgress,
     check_references,
     say_nothing,
 )
-from defsr.methods.enhanced import Enhanced
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
 from defsr.methods.reference_keys import ReferenceKeys
+from defsr.ops.match_border import match_patches_carried
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
@@ -41,10 +42,11 @@ from defsr.utils.checks import check_choice, check_int
 
 Search = Callable[..., tuple[Tensor, Tensor]]
 SEARCHES = dict[str, Search](exact=match_patches, coarse_to_fine=match_coarse_to_fine)
+BORDERS = ('zeros', 'inside')
 PAPER = Degradation('matlab', 4)
 
 
-class Matched(Enhanced[ReferenceKeys]):
+class Matched(Method[ReferenceKeys]):
     """Enhance, extract, match and restore (DEF section 4.1, Eq. 6-13).
 
     For networks that read ``matches``.
@@ -63,6 +65,8 @@ class Matched(Enhanced[ReferenceKeys]):
             nothing (``none``, the paper), 0 (``mask``) or less the farther it is (``weight``). It
             takes a second search, from the references to the input.
         match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
+        match_border: ``zeros`` (the paper): patches may reach beyond the maps; ``inside`` (SRNTT):
+            they may not, positions at the border go with the nearest. With ``exact`` only.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
         rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
@@ -71,8 +75,9 @@ class Matched(Enhanced[ReferenceKeys]):
         ValueError: for another value of these.
     """
 
+    net_e: Enhancer
     blocks = ('network_e', 'network_t')
-    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine')
+    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_border')
     options = (*learned, 'match_search', *RECTIFY_OPTIONS)
 
     def __init__(
@@ -85,6 +90,7 @@ class Matched(Enhanced[ReferenceKeys]):
         match_check: str = 'none',
         match_patch_size: int = 3,
         match_refine: int = 0,
+        match_border: str = 'zeros',
         **rectifying: Any,
     ) -> None:
         super().__init__(degradation, **rectifying)
@@ -93,6 +99,12 @@ class Matched(Enhanced[ReferenceKeys]):
         self.frozen = {'network_e': net_e, 'network_t': net_t}
         self.match_key = key_weights(match_key)
         self.search = SEARCHES[check_choice('match_search', match_search, SEARCHES)]
+        if check_choice('match_border', match_border, BORDERS) == 'inside':
+            if match_search != 'exact':
+                raise ValueError(
+                    f'match_border is inside, but match_search is {match_search}. Set it to exact.'
+                )
+            self.search = match_patches_carried
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
@@ -191,7 +203,7 @@ class Matched(Enhanced[ReferenceKeys]):
         de: Tensor | None = None,
     ) -> Restoration:
         """As ``Method.restore``."""
-        de = self.enhance(lq) if de is None else de
+        de = self.enhanced(lq) if de is None else de
         aligned = self.align(de, prepared)
         if reads_spaces(net_g):
             aligned.spaces = self._spaces(lq, prepared.in_frame)
@@ -235,7 +247,7 @@ class Matched(Enhanced[ReferenceKeys]):
         4x4 pixels for their features.
         """
         report = progress or say_nothing
-        de = self.enhance(lq) if de is None else de
+        de = self.enhanced(lq) if de is None else de
         report('match', 0, 1)
         query = texture_features(self.net_t, de, [MATCH_LEVEL])[MATCH_LEVEL]
         index, confidence = self._match(query, prepared, partial(report, 'match'))
@@ -265,7 +277,7 @@ class Matched(Enhanced[ReferenceKeys]):
         small = self.degradation.degrade(image)
         if match_key == 'ref_down_up':
             return upsample_bicubic(small, self.scale).clamp(0, 1)
-        return self.enhance(small)
+        return self.enhanced(small)
 
     def _cut(self, image: Tensor) -> Tensor:
         return self.degradation.cut(image, 'A reference')
