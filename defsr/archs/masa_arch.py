@@ -21,9 +21,10 @@ from defsr.archs.masa_parts import (
     encoder_stage,
 )
 from defsr.archs.official_names import count_blocks, renamed
-from defsr.ops.block_matching import BLOCK, match_block_centres, match_in_windows, patch_cosine
+from defsr.ops.block_matching import BLOCK, match_block_centres, match_in_windows
 from defsr.ops.block_transfer import transfer_in_blocks
 from defsr.ops.padding import pad_reflect, pad_to
+from defsr.ops.patch_cosine import patch_cosine
 from defsr.ops.resize import downsample_bicubic
 from defsr.utils.kinds import Count, Whole, entries
 
@@ -192,7 +193,7 @@ class MASA(nn.Module):
         image = pad_reflect(lq, BLOCK).flip(1)
         feats = self.encoder(image)
         match_yx, winner = self.match(feats[0].detach(), ready)
-        attention = patch_cosine(feats[0], ready.key, match_yx)
+        attention = patch_cosine(feats[0], ready.key, match_yx, border='replicate').unsqueeze(1)
         textures = [
             transfer_in_blocks(feat, match_yx, attention, factor)
             for feat, factor in zip(ready.feats, (4, 2, 1), strict=True)

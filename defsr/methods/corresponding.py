@@ -12,6 +12,13 @@ from torch.nn import functional as F
 
 from defsr.archs.interface import Correspondences, Reference, Restoration
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
+from defsr.archs.stacked_features import (
+    stacked_features,
+    stacked_mask,
+    stacked_rows,
+    texture_features,
+    winner_of,
+)
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import (
     RECTIFY_OPTIONS,
@@ -20,14 +27,6 @@ from defsr.methods.base import (
     StageProgress,
     check_references,
     say_nothing,
-)
-from defsr.methods.networks import build_frozen
-from defsr.methods.reference_keys import winner_of
-from defsr.methods.texture_maps import (
-    stacked_features,
-    stacked_mask,
-    stacked_rows,
-    texture_features,
 )
 from defsr.ops.matching_inside import match_patches_inside, matches_with_ring
 from defsr.ops.padding import pad_to
@@ -80,19 +79,6 @@ class Corresponding(Method[Prepared]):
         self.frozen = {'network_m': net_m, 'network_t': net_t}
 
     @classmethod
-    def from_opt(
-        cls,
-        opt: Mapping[str, Any],
-        degradation: Degradation,
-        device: torch.device,
-        *,
-        needs_enhancer: bool = True,
-    ) -> Corresponding:
-        """As ``Method.from_opt``."""
-        networks = [build_frozen(block, opt, device) for block in cls.blocks]
-        return cls(networks[0], networks[1], degradation, **cls.own_options(opt))
-
-    @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """As ``Method.check``."""
         if degradation.scale != max(LEVEL_FACTORS.values()):
@@ -100,7 +86,7 @@ class Corresponding(Method[Prepared]):
                 f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
                 f'{max(LEVEL_FACTORS.values())} only. Set it.'
             )
-        cls(nn.Identity(), nn.Identity(), degradation, **cls.own_options(opt))
+        super().check(opt, degradation)
 
     @torch.no_grad()
     def prepare(self, net_g: nn.Module | None, refs: Sequence[Reference]) -> Prepared:

@@ -72,9 +72,3 @@ class ReferenceKeys(NamedTuple):
                 place = refine_positions(*maps, place, radius, window=2 * factor + 1)
             positions[level] = place
         return positions
-
-
-def winner_of(index: Tensor, rows: Sequence[tuple[int, int]], width: int) -> Tensor:
-    """Which image of a stacked map, ``width`` wide, an index lies in, by its ``rows``; from 0."""
-    ends = torch.tensor([end for _, end in rows], device=index.device)
-    return torch.bucketize(index // width, ends, right=True)

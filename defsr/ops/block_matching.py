@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from defsr.ops.deform import TAPS
 from defsr.ops.tiles import even_cuts
-from defsr.ops.warping import gather_positions
 from defsr.utils.checks import check_divisible
 
 BLOCK = 8  # positions to a side
@@ -120,27 +119,3 @@ def _windows(x: Tensor, image: Tensor, origin_yx: Tensor, size: tuple[int, int])
     flat = (image.view(-1, 1, 1) * height + rows.unsqueeze(2)) * width + columns.unsqueeze(1)
     pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).index_select(0, flat.flatten())
     return pixels.view(*flat.shape, -1).permute(0, 3, 1, 2)
-
-
-def patch_cosine(query: Tensor, key: Tensor, match_yx: Tensor) -> Tensor:
-    """Cosine of the 3x3 patches around positions and their matches, differentiable in both maps.
-
-    Args:
-        query: (N, C, h, w); its border is repeated.
-        key: (N, C, h', w').
-        match_yx: (N, 2, h, w) int64, rows then columns; a patch beyond the map is 0 there.
-
-    Returns:
-        (N, 1, h, w) in [-1, 1]; 0 where a patch is all zero.
-    """
-    height, width = query.shape[-2:]
-    bordered = F.pad(query, (1,) * 4, mode='replicate')
-    sums = [query.new_zeros(len(query), 1, height, width) for _ in range(3)]
-    for dy, dx in TAPS:
-        own = bordered[:, :, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        theirs = gather_positions(key, match_yx + match_yx.new_tensor([dy, dx]).view(1, 2, 1, 1))
-        for i, product in enumerate((own * theirs, own.square(), theirs.square())):
-            sums[i] = sums[i] + product.sum(dim=1, keepdim=True)
-    dot, own_energy, their_energy = sums
-    norms = own_energy.clamp_min(EPS**2).sqrt() * their_energy.clamp_min(EPS**2).sqrt()
-    return dot / norms

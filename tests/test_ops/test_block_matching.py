@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from defsr.ops import block_matching
-from defsr.ops.block_matching import match_block_centres, match_in_windows, patch_cosine
+from defsr.ops.block_matching import match_block_centres, match_in_windows
 from defsr.ops.block_transfer import transfer_in_blocks
+from defsr.ops.patch_cosine import patch_cosine
 
 
 @pytest.mark.parametrize('elements', [2**22, 500])
@@ -55,7 +56,7 @@ def test_cosines_and_their_gradients(rng):
         ),
         dim=1,
     )
-    found = patch_cosine(*maps, match)
+    found = patch_cosine(*maps, match, border='replicate').unsqueeze(1)
     own = F.unfold(F.pad(maps[0], (1,) * 4, mode='replicate'), 3)
     theirs = F.unfold(maps[1], 3, padding=1)
     flat = (match[:, 0] * 6 + match[:, 1]).flatten(1).unsqueeze(1).expand(-1, own.shape[1], -1)
