@@ -187,8 +187,8 @@ def _build(
         required(opt, '', key)
     check_networks(opt)
     method = method_class(opt)
-    check_keys(where, opt, (*NETWORK_KEYS, *method.blocks, *method.options))
-    for key in method.blocks:
+    check_keys(where, opt, (*NETWORK_KEYS, *method.blocks_of(opt), *method.options))
+    for key in method.blocks_of(opt):
         required(opt, '', key)
     scale = check_int('scale', opt['scale'], 2)
     if weights is not None:

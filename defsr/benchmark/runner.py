@@ -109,7 +109,7 @@ def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, Any]:
         raise FileNotFoundError(f'{where}:weights is missing. Name the checkpoint of network_g.')
     method, path = method_class(opt), opt.get('path') or {}
     files: dict[str, str | None] = {'g': candidate.weights or None}
-    for block in method.blocks:
+    for block in method.blocks_of(opt):
         own = opt[block].get('weights')
         named = path.get(f'pretrain_{block}') or (None if own in ('torchvision', 'none') else own)
         files[block.removeprefix('network_')] = named
@@ -118,7 +118,7 @@ def fingerprint(candidate: Candidate, benchmark: Benchmark) -> dict[str, Any]:
         for name, file in files.items()
         if file
     }
-    decisive = ('model_type', 'scale', 'network_g', *method.options, *method.blocks)
+    decisive = ('model_type', 'scale', 'network_g', *method.options, *method.blocks_of(opt))
     head['opt'] = plain({key: opt[key] for key in decisive if key in opt})
     keys = {key: value for key, value in path.items() if key.startswith('param_key_') and value}
     if keys:

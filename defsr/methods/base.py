@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from defsr.archs.enhancer_base import Enhancer
 from defsr.archs.interface import Reference, Restoration
 from defsr.diffusion.degradation import Degradation
 from defsr.diffusion.reference_null_space import (
@@ -21,6 +22,7 @@ from defsr.diffusion.reference_null_space import (
     project,
 )
 from defsr.methods.blocks import BLOCK, restore_in_blocks
+from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.ops.evidence import evidence_of
 from defsr.ops.input_quality import is_clean
 from defsr.ops.tiles import make_tiles
@@ -52,10 +54,12 @@ class Method(ABC, Generic[Prepared]):
             is clean. ``off``: it stays.
 
     Attributes:
-        blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``.
+        blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``;
+            those of one file: ``blocks_of``.
         options: the other options of the file's top level that decide its results.
         learned: those of them that a network is trained with and has to be used with.
         frozen: block name -> network, loaded, in eval mode; never trained, never saved.
+        net_e: enhancer, ``lq -> I_DE``; None: it enhances nothing.
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
@@ -77,6 +81,14 @@ class Method(ABC, Generic[Prepared]):
             raise ValueError(f'gate is {gate}, but without rectify nothing is known. Give rectify.')
         self.scale = degradation.scale
         self.frozen: dict[str, nn.Module] = {}
+        self.net_e: Enhancer | None = None
+
+    @classmethod
+    def blocks_of(cls, opt: Mapping[str, Any]) -> tuple[str, ...]:
+        """``blocks``, and ``network_e`` where an option file rectifies references: in its images
+        points are found, and they stay where no reference explains the input."""
+        needs = 'rectify' in cls.options and Rectifier.is_on(opt.get('rectify'))
+        return cls.blocks if 'network_e' in cls.blocks or not needs else (*cls.blocks, 'network_e')
 
     @classmethod
     def from_opt(
@@ -95,12 +107,23 @@ class Method(ABC, Generic[Prepared]):
             device: of the networks.
             needs_enhancer: False if all of its images come from caches.
         """
-        return cls(degradation, **cls.own_options(opt))
+        lacks = not needs_enhancer
+        own = [build_frozen(block, opt, device, may_lack_weights=lacks) for block in cls.blocks]
+        make: Any = cls
+        method: Method = make(*own, degradation=degradation, **cls.own_options(opt))
+        if cls.blocks_of(opt) != cls.blocks:
+            method.net_e = build_frozen('network_e', opt, device, may_lack_weights=False)
+            method.frozen['network_e'] = method.net_e
+        return method
 
     @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
-        cls(degradation, **cls.own_options(opt))
+        make: Any = cls  # the options are looked at, no network is
+        own = [nn.Identity() for _ in cls.blocks]
+        make(*own, degradation=degradation, **cls.own_options(opt))
+        if 'network_e' in cls.blocks_of(opt):
+            check_enhancer(opt['network_e'], degradation)
 
     @classmethod
     def own_options(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,9 +139,14 @@ class Method(ABC, Generic[Prepared]):
                 'none, or give datasets:train rectified references: dataroot_ref_rect.'
             )
 
+    @torch.no_grad()
     def enhance(self, lq: Tensor, progress: Progress | None = None) -> Tensor | None:
-        """lq (N,3,h,w) -> the detail-enhanced input; None for a method without."""
-        return None
+        """lq (N,3,h,w) -> I_DE (N,3,4h,4w), both in [0, 1]; None for a method without."""
+        if self.net_e is None:
+            return None
+        if progress:
+            return self.net_e.enhance(lq, progress).clamp(0, 1)
+        return self.net_e(lq)
 
     @abstractmethod
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> Prepared:
@@ -205,7 +233,7 @@ class Method(ABC, Generic[Prepared]):
         if self.rectifier is not None and any(ref.valid is None for ref in refs):
             report('rectify', 0, 1)
             if views is None:
-                views = self.rectifier(lq, self.base(lq, de), refs, self._enhance)
+                views = self.rectifier(lq, self.base(lq, de), refs, self.enhanced)
             report('rectify', 1, 1)
             if not views:
                 LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
@@ -257,7 +285,8 @@ class Method(ABC, Generic[Prepared]):
         best = best_of(found, self.scale)
         return NullSpaces.of(lq, best.image, best.evidence, operator)
 
-    def _enhance(self, lq: Tensor) -> Tensor:
+    def enhanced(self, lq: Tensor) -> Tensor:
+        """I_DE, or what stands in for it."""
         return self.base(lq, self.enhance(lq))
 
     def base(self, lq: Tensor, de: Tensor | None) -> Tensor:

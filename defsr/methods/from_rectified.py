@@ -13,15 +13,15 @@ from defsr.archs.interface import Reference, Restoration
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import (
     RECTIFY_OPTIONS,
+    Method,
     StageProgress,
     check_references,
     say_nothing,
 )
-from defsr.methods.enhanced import Enhanced
 from defsr.ops.tiles import make_tiles
 
 
-class FromRectified(Enhanced[Sequence[Reference]]):
+class FromRectified(Method[Sequence[Reference]]):
     """Enhance, rectify and restore, for networks that read ``rectified``.
 
     Args:
@@ -56,7 +56,7 @@ class FromRectified(Enhanced[Sequence[Reference]]):
         de: Tensor | None = None,
     ) -> Restoration:
         """As ``Method.restore``."""
-        de = self.enhance(lq) if de is None else de
+        de = self.enhanced(lq) if de is None else de
         return Restoration(net_g(lq, de, self._spaces(lq, prepared)), de=de)
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class FromRectified(Enhanced[Sequence[Reference]]):
     ) -> Restoration:
         """As ``Method.restore_tiled``; only the network works tile by tile."""
         report = progress or say_nothing
-        de = self.enhance(lq) if de is None else de
+        de = self.enhanced(lq) if de is None else de
         spaces = self._spaces(lq, prepared)
         assert spaces is not None, 'prepare refuses none'
         sr = torch.empty_like(de)

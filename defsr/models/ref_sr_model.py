@@ -85,8 +85,8 @@ class RefSRModel(ImageValidation, SRModel):
         """Refuse options that are not legal; ValueError names the option."""
         method = method_class(opt)
         given = {key: value for key, value in opt.items() if key not in FILLED_KEYS}
-        check_keys('', given, (*RUN_KEYS, *SWITCHES, *method.blocks, *method.options))
-        for name in ('scale', *method.blocks):
+        check_keys('', given, (*RUN_KEYS, *SWITCHES, *method.blocks_of(opt), *method.options))
+        for name in ('scale', *method.blocks_of(opt)):
             required(opt, '', name)
         for name in SWITCHES:
             check_choice(name, opt.get(name, True), (True, False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
@@ -100,11 +100,17 @@ class Rectifier:
     @classmethod
     def from_opt(cls, block: object, degradation: Degradation) -> Rectifier | None:
         """Of the option ``rectify``: a block, or ``none``."""
-        if block is None or block == 'none':
+        if not cls.is_on(block):
             return None
         options = check_block('rectify', block)
         check_keys('rectify', options, ('matcher', 'model', 'flow'))
-        return None if options.get('matcher') == 'none' else cls(degradation, **options)
+        return cls(degradation, **options)
+
+    @staticmethod
+    def is_on(block: object) -> bool:
+        """Whether the option ``rectify`` is anything but ``none``."""
+        nothing = isinstance(block, Mapping) and block.get('matcher') == 'none'
+        return not (block is None or block == 'none' or nothing)
 
     def fingerprint(self) -> dict[str, Any]:
         """What determines its results, beside the enhancer; caches carry it along."""

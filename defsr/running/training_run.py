@@ -59,7 +59,7 @@ class TrainingRun:
         device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
         self.state = read_state(path, device)
         ignored = opt['path'].get('ignore_resume_networks') or []
-        frozen = method_class(opt).blocks if 'network_g' in opt else ()
+        frozen = method_class(opt).blocks_of(opt) if 'network_g' in opt else ()
         opt['path']['ignore_resume_networks'] = [*ignored, *frozen]
         check_resume(opt, self.state['iter'])
         self._take_networks(opt, Path(path))

@@ -158,6 +158,33 @@ def test_gradients_reach_all_of_a_network_of_references():
     assert float(net_g.share.grad.abs()) > 0
 
 
+RECTIFY = {
+    'rectify': {'matcher': 'sift'},
+    'gate': 'evidence',
+    'network_e': {'type': 'BicubicEnhancer'},
+}
+
+
+def test_references_are_rectified_in_front_of_every_network_that_reads_them(stereo):
+    """One that does not explain the input leaves the enhanced input, of the network's own scale."""
+    opt = {'network_g': {'type': 'Blend'}, 'path': {}} | RECTIFY
+    assert method_class(opt).blocks_of(opt) == ('network_e',)
+    restorer = Restorer.build(opt, CPU, MATLAB)
+    photo = stereo[0].reshape(1, *stereo[0].shape[-3:])[..., 120:280, 200:400]
+    lq = MATLAB.make_lq(photo)[1]
+    noise = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(restorer(lq, [noise]), upsample_bicubic(lq, 4).clamp(0, 1))
+    assert not torch.allclose(restorer(lq, [photo]), upsample_bicubic(lq, 4).clamp(0, 1))
+
+
+def test_rectifying_wants_an_enhancer_that_fits():
+    opt = {'network_g': {'type': 'Blend'}, 'path': {}} | RECTIFY
+    opt['network_e'] = {'type': 'BicubicEnhancer', 'scale': 2}
+    with pytest.raises(ValueError, match='network_e:scale is 2, but scale is 4'):
+        build_method(opt, CPU, MATLAB)
+    assert method_class(opt).blocks_of(opt | {'rectify': 'none'}) == ()
+
+
 def test_the_key_of_the_weights_counts(tmp_path):
     """``path:param_key_g``; without it the moving average, as for all who restore images."""
     file = tmp_path / 'g.pth'
