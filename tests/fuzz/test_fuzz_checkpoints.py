@@ -31,6 +31,9 @@ class Attack:
     def __reduce__(self):
         return os.mkdir, ('../pwned',)
 
+    def __deepcopy__(self, memo: object) -> Attack:
+        return self  # a copy is made as unpickling does: here, and nothing would be left of it
+
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
