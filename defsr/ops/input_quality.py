@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.fft import dctn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +14,8 @@ FLATTEST = 0.2  # share of the patches whose covariance is looked at
 MOST_PATCHES = 200_000
 STEPS = np.arange(2, 60)  # of quantization, in levels
 FEWEST = 8  # coefficients beyond half a step, for a step to be judged by them
+DCT = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2  # the 8x8 one's rows
+DCT[0] /= math.sqrt(2)
 # Photographs reduced by 4: noise 0.8 levels and traces 0.13 at most; with noise of 2 levels
 # 1.1 to 2.1, as JPEG 90 traces of 0.3 to 0.9.
 CLEAN_NOISE = 1.2 / 255
@@ -62,7 +63,7 @@ def jpeg_traces(image: Tensor) -> float:
     y = (255 * image.float().cpu() * weights[:, None, None]).sum(dim=0).numpy() - 128
     rows, columns = (side // 8 for side in y.shape)
     blocks = y[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2)
-    found = dctn(blocks, axes=(-2, -1), norm='ortho').reshape(-1, 8, 8)
+    found = (DCT @ blocks @ DCT.T).reshape(-1, 8, 8)
     low = [(u, v) for u in range(8) for v in range(8 - u) if u + v > 0]
     return float(np.median([_on_steps(found[:, u, v]) for u, v in low]))
 

@@ -28,6 +28,7 @@ from defsr.data.cache_record import RECORD, check_caches, make_record, write_rec
 from defsr.data.image_source import decode_image
 from defsr.data.ref_triplet_dataset import RefTripletDataset
 from defsr.enhance.options import check_enhance_options
+from defsr.enhance.rectified import check_rectify_options
 from defsr.images.photo import read_photo
 from defsr.running.checkpoints import Checkpoints, ValidationRecord
 
@@ -96,6 +97,7 @@ OPTION_FILES: dict[str, Callable] = {
     'small/train_DEF_small_x4.yml': partial(check_options, is_train=True),
     'test_DEF_demo.yml': partial(check_options, is_train=False),
     'enhance_CUFED.yml': check_enhance_options,
+    'rectify_CUFED.yml': check_rectify_options,
     'benchmark_small.yml': read_benchmark,
 }
 

@@ -14,7 +14,7 @@ from defsr.config.files import load_options
 
 FOLDER = REPOSITORY / 'options'
 # Of experiments; the others are for tools, which check theirs themselves.
-TOOLS = ('upscale', 'enhance', 'benchmark', 'null_space')
+TOOLS = ('upscale', 'enhance', 'rectify', 'benchmark', 'null_space')
 FILES = [p for p in sorted(FOLDER.rglob('*.yml')) if not p.name.startswith(TOOLS)]
 SMALL = FOLDER / 'small/train_DEF_GAN_small_x4.yml'
 
