@@ -40,6 +40,7 @@ class ContrastiveExtractor(nn.Module):
             ``VGGTrunk``. No matter where trained weights are loaded. Default: ``none``.
     """
 
+    not_learned = ('weights',)
     official_source = 'yumingj/C2-Matching, feature extraction'
 
     def __init__(self, weights: str = 'none') -> None:
