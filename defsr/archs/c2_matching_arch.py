@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.interface import Correspondences
+from defsr.archs.layers import conv3, doubled, init_normal, leaky, to_image
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.archs.official_names import count_blocks, renamed
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
@@ -74,12 +75,12 @@ class C2Matching(nn.Module):
         self.content_body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
         stages = {}
         for level in COARSE_TO_FINE:
-            ends = _last(num_feat) if level == COARSE_TO_FINE[-1] else _doubled(num_feat)
+            ends = to_image(num_feat) if level == COARSE_TO_FINE[-1] else doubled(num_feat)
             stage = _Stage(num_feat, num_ch[level], num_block, ends, num_group, num_offset_feat)
             stage.backend = backend
             stages[level] = stage
         self.stage = nn.ModuleDict(stages)
-        self.apply(_init_normal)
+        self.apply(init_normal)
         for stage in stages.values():
             for parameter in stage.offset[-1].parameters():
                 nn.init.zeros_(parameter)  # no offset, all masks 1/2
@@ -153,16 +154,16 @@ class _Stage(nn.Module):
         width = num_offset_feat or num_ch
         self.num_group = num_group
         self.offset = nn.Sequential(
-            _conv3(num_feat + num_ch, width),
-            _leaky(),
-            _conv3(width, width),
-            _leaky(),
-            _conv3(width, 3 * len(TAPS) * num_group),
+            conv3(num_feat + num_ch, width),
+            leaky(),
+            conv3(width, width),
+            leaky(),
+            conv3(width, 3 * len(TAPS) * num_group),
         )
         bound = (9 * num_ch) ** -0.5
         self.weight = nn.Parameter(torch.empty(num_ch, num_ch, 3, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_ch))
-        self.head = nn.Sequential(_conv3(num_feat + num_ch, num_feat), _leaky())
+        self.head = nn.Sequential(conv3(num_feat + num_ch, num_feat), leaky())
         self.body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
         self.tail = tail
 
@@ -206,26 +207,3 @@ def _around_matches(match_yx: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     taps_yx = torch.cat(offsets, dim=1).float()
     taps_yx = taps_yx.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     return finer_positions(own, factor), taps_yx
-
-
-def _init_normal(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
-    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
-
-
-def _doubled(num_feat: int) -> nn.Sequential:
-    return nn.Sequential(_conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2), _leaky())
-
-
-def _last(num_feat: int) -> nn.Sequential:
-    return nn.Sequential(_conv3(num_feat, num_feat // 2), _leaky(), _conv3(num_feat // 2, 3))
-
-
-def _leaky() -> nn.LeakyReLU:
-    return nn.LeakyReLU(0.1, inplace=True)

@@ -10,6 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from defsr.archs.layers import conv3
 from defsr.utils.checks import check_image
 from defsr.utils.kinds import Count, Whole
 
@@ -45,13 +46,13 @@ class SRResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.factors = {2: (2,), 3: (3,), 4: (2, 2)}[upscale]
-        self.conv_first = _conv3(num_in_ch, num_feat)
+        self.conv_first = conv3(num_in_ch, num_feat)
         self.recon_trunk = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
-        self.LRconv = _conv3(num_feat, num_feat)
+        self.LRconv = conv3(num_feat, num_feat)
         for i, factor in enumerate(self.factors, start=1):
-            self.add_module(f'upconv{i}', _conv3(num_feat, num_feat * factor**2))
-        self.HRconv = _conv3(num_feat, num_feat)
-        self.conv_last = _conv3(num_feat, num_out_ch)
+            self.add_module(f'upconv{i}', conv3(num_feat, num_feat * factor**2))
+        self.HRconv = conv3(num_feat, num_feat)
+        self.conv_last = conv3(num_feat, num_out_ch)
         ends = [self.conv_first, *self._upconvs(), self.HRconv, self.conv_last]
         default_init_weights(ends, 0.1)
 
@@ -131,7 +132,3 @@ class Ranker(nn.Module):
             elif name != 'classifier':
                 x = F.leaky_relu(layer(x), 0.2)
         return self.classifier(x.mean((2, 3)))
-
-
-def _conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
-    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)

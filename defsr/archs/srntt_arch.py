@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.interface import Alignment, Restoration
+from defsr.archs.layers import conv3, doubled, init_normal, leaky, to_image
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.archs.official_names import count_blocks, renamed
 from defsr.archs.transfer_arch import HardTransferArch
@@ -74,13 +75,13 @@ class SRNTT(nn.Module):
         self.check('network_g', {'num_block': num_block, 'num_ch': num_ch})
         num_ch = check_channels('network_g', num_ch)
         self.swap = HardTransferArch(num_ch, patches='inside')
-        self.content_head = _conv3(3, num_feat)
+        self.content_head = conv3(3, num_feat)
         self.content_body = make_layer(ResidualBlockNoBN, num_block[0], num_feat=num_feat)
         self.stage = nn.ModuleDict()
         for level, number in zip(COARSE_TO_FINE, num_block[1:], strict=True):
-            tail = _last(num_feat) if level == COARSE_TO_FINE[-1] else _doubled(num_feat)
+            tail = to_image(num_feat) if level == COARSE_TO_FINE[-1] else doubled(num_feat)
             self.stage[level] = _Stage(num_feat, num_ch[level], number, tail)
-        self.apply(_init_normal)
+        self.apply(init_normal)
         self.use_confidence = use_confidence
         if use_confidence:
             self.slope = nn.Parameter(torch.ones(len(COARSE_TO_FINE)))
@@ -139,7 +140,7 @@ class _Stage(nn.Module):
 
     def __init__(self, num_feat: int, num_ch: int, num_block: int, tail: nn.Module) -> None:
         super().__init__()
-        self.head = nn.Sequential(_conv3(num_feat + num_ch, num_feat), _leaky())
+        self.head = nn.Sequential(conv3(num_feat + num_ch, num_feat), leaky())
         self.body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
         self.tail = tail
 
@@ -161,26 +162,3 @@ def _block_name(name: str) -> str:
     for theirs, ours in (('0', 'conv1'), ('2', 'conv2')):
         name = re.sub(rf'(body\w*\.\d+)\.body\.{theirs}\.', rf'\1.{ours}.', name)
     return name
-
-
-def _init_normal(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
-    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
-
-
-def _leaky() -> nn.LeakyReLU:
-    return nn.LeakyReLU(0.1, inplace=True)
-
-
-def _doubled(num_feat: int) -> nn.Sequential:
-    return nn.Sequential(_conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2), _leaky())
-
-
-def _last(num_feat: int) -> nn.Sequential:
-    return nn.Sequential(_conv3(num_feat, num_feat // 2), _leaky(), _conv3(num_feat // 2, 3))

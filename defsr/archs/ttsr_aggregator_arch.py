@@ -11,6 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from defsr.archs.layers import conv3
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.utils.kinds import Count, Whole, entries
 
@@ -57,25 +58,25 @@ class TTSRAggregator(nn.Module):
         def blocks(number: int) -> nn.Sequential:
             return make_layer(ResidualBlockNoBN, number, num_feat=num_feat, res_scale=res_scale)
 
-        self.shallow_head = _conv3(num_in_ch, num_feat)
-        self.shallow_body = nn.Sequential(blocks(num_block[0]), _conv3(num_feat, num_feat))
-        self.merge_quarter = _conv3(num_feat + texture_ch['relu3_1'], num_feat)
-        self.merge_half = _conv3(num_feat + texture_ch['relu2_1'], num_feat)
-        self.merge_full = _conv3(num_feat + texture_ch['relu1_1'], num_feat)
+        self.shallow_head = conv3(num_in_ch, num_feat)
+        self.shallow_body = nn.Sequential(blocks(num_block[0]), conv3(num_feat, num_feat))
+        self.merge_quarter = conv3(num_feat + texture_ch['relu3_1'], num_feat)
+        self.merge_half = conv3(num_feat + texture_ch['relu2_1'], num_feat)
+        self.merge_full = conv3(num_feat + texture_ch['relu1_1'], num_feat)
         self.up_half, self.up_full = _upsampler(num_feat), _upsampler(num_feat)
         self.exchange_half = CrossScaleExchange(num_feat, num_scale=2)
         self.exchange_full = CrossScaleExchange(num_feat, num_scale=3)
 
         def stage(number: int) -> nn.Sequential:
-            return nn.Sequential(blocks(number), _conv3(num_feat, num_feat))
+            return nn.Sequential(blocks(number), conv3(num_feat, num_feat))
 
         self.body_quarter = stage(num_block[1])
         self.body_half = nn.ModuleList(stage(num_block[2]) for _ in range(2))
         self.body_full = nn.ModuleList(stage(num_block[3]) for _ in range(3))
         self.tail_up = nn.ModuleList(nn.Conv2d(num_feat, num_feat, 1) for _ in range(2))
-        self.tail_merge = _conv3(3 * num_feat, num_feat)
+        self.tail_merge = conv3(3 * num_feat, num_feat)
         self.tail = nn.Sequential(
-            _conv3(num_feat, num_feat // 2), nn.Conv2d(num_feat // 2, num_out_ch, 1)
+            conv3(num_feat, num_feat // 2), nn.Conv2d(num_feat // 2, num_out_ch, 1)
         )
 
     @classmethod
@@ -169,7 +170,7 @@ class CrossScaleExchange(nn.Module):
             for target in range(num_scale):
                 if source != target:
                     self.path[f'{source}_{target}'] = _exchange_path(num_feat, source, target)
-        self.merge = nn.ModuleList(_conv3(num_scale * num_feat, num_feat) for _ in range(num_scale))
+        self.merge = nn.ModuleList(conv3(num_scale * num_feat, num_feat) for _ in range(num_scale))
 
     def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """[(N,C,h,w), (N,C,2h,2w), ...] coarse to fine -> the same shapes."""
@@ -204,12 +205,8 @@ def _exchange_path(num_feat: int, source: int, target: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
-    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
-
-
 def _upsampler(num_feat: int) -> nn.Sequential:
-    return nn.Sequential(_conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2))
+    return nn.Sequential(conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2))
 
 
 def conv_of_parts(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:

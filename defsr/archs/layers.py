@@ -1,0 +1,33 @@
+"""Layers that networks after SRResNet share."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv3(num_in_ch: int, num_out_ch: int) -> nn.Conv2d:
+    """3x3, of the same size."""
+    return nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
+
+
+def leaky() -> nn.LeakyReLU:
+    """Of slope 0.1, in place."""
+    return nn.LeakyReLU(0.1, inplace=True)
+
+
+def doubled(num_feat: int) -> nn.Sequential:
+    """Twice as large, by sub-pixel convolution."""
+    return nn.Sequential(conv3(num_feat, 4 * num_feat), nn.PixelShuffle(2), leaky())
+
+
+def to_image(num_feat: int) -> nn.Sequential:
+    """Features -> three channels."""
+    return nn.Sequential(conv3(num_feat, num_feat // 2), leaky(), conv3(num_feat // 2, 3))
+
+
+def init_normal(module: nn.Module) -> None:
+    """For ``apply``: weights of convolutions from N(0, 0.02^2), biases 0."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
