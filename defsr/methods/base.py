@@ -25,7 +25,7 @@ from defsr.methods.blocks import BLOCK, restore_in_blocks
 from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.ops.evidence import evidence_of
 from defsr.ops.input_quality import is_clean
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile, make_tiles
 from defsr.rectify.rectifier import LOG, Rectified, Rectifier
 from defsr.utils.checks import check_choice
 
@@ -57,12 +57,14 @@ class Method(ABC, Generic[Prepared]):
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``;
             those of one file: ``blocks_of``.
         options: the other options of the file's top level that decide its results.
+        only_scale: the one factor that its networks work with; None: any.
         learned: those of them that a network is trained with and has to be used with.
         frozen: block name -> network, loaded, in eval mode; never trained, never saved.
         net_e: enhancer, ``lq -> I_DE``; None: it enhances nothing.
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
+    only_scale: ClassVar[int | None] = None
     options: ClassVar[tuple[str, ...]] = ()
     learned: ClassVar[tuple[str, ...]] = ()
 
@@ -119,6 +121,12 @@ class Method(ABC, Generic[Prepared]):
     @classmethod
     def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
         """Refuse ``options`` that are not legal, and ``blocks`` that do not fit the images."""
+        if cls.only_scale not in (None, degradation.scale):
+            also = ', and network_e:scale' if 'network_e' in cls.blocks else ''
+            raise ValueError(
+                f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
+                f'{cls.only_scale} only. Set it{also}.'
+            )
         make: Any = cls  # the options are looked at, no network is
         own = [nn.Identity() for _ in cls.blocks]
         make(*own, degradation=degradation, **cls.own_options(opt))
@@ -262,6 +270,24 @@ class Method(ABC, Generic[Prepared]):
         if not net_g.training:
             found = replace(found, sr=self._consistent(found.sr, lq))
         return found
+
+    def _in_pieces(
+        self,
+        lq: Tensor,
+        tile: int,
+        overlap: int,
+        restore: Callable[[Tile], Tensor],
+        report: StageProgress,
+    ) -> Tensor:
+        """The result (N,3,scale*h,scale*w) of tiles of lq with their context, one by one."""
+        num, channels, height, width = lq.shape
+        sr = lq.new_empty((num, channels, self.scale * height, self.scale * width))
+        tiles = make_tiles(height, width, side=tile, overlap=overlap)
+        report('restore', 0, len(tiles))
+        for number, piece in enumerate(tiles, start=1):
+            sr[piece.inner(self.scale)] = restore(piece)[piece.core(self.scale)]
+            report('restore', number, len(tiles))
+        return sr
 
     def _consistent(self, sr: Tensor, lq: Tensor) -> Tensor:
         """With the input, if ``project`` says so."""

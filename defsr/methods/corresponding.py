@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from defsr.methods.base import (
 from defsr.ops.matching_inside import match_patches_inside, matches_with_ring
 from defsr.ops.padding import pad_to
 from defsr.ops.resize import upsample_bicubic
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile
 
 PATCH = 3  # side of the matched patches, in positions of the coarsest level
 
@@ -69,6 +69,7 @@ class Corresponding(Method[Prepared]):
     """
 
     blocks = ('network_m', 'network_t')
+    only_scale = max(LEVEL_FACTORS.values())
     options = RECTIFY_OPTIONS
 
     def __init__(
@@ -77,16 +78,6 @@ class Corresponding(Method[Prepared]):
         super().__init__(degradation, **rectifying)
         self.net_m, self.net_t = net_m, net_t
         self.frozen = {'network_m': net_m, 'network_t': net_t}
-
-    @classmethod
-    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
-        """As ``Method.check``."""
-        if degradation.scale != max(LEVEL_FACTORS.values()):
-            raise ValueError(
-                f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
-                f'{max(LEVEL_FACTORS.values())} only. Set it.'
-            )
-        super().check(opt, degradation)
 
     @torch.no_grad()
     def prepare(self, net_g: nn.Module | None, refs: Sequence[Reference]) -> Prepared:
@@ -146,14 +137,11 @@ class Corresponding(Method[Prepared]):
         report = progress or say_nothing
         report('match', 0, 1)
         matches = self.match(lq, prepared, partial(report, 'match'))
-        height, width = lq.shape[-2:]
-        sr = lq.new_empty(len(lq), 3, self.scale * height, self.scale * width)
-        tiles = make_tiles(height, width, side=tile, overlap=overlap)
-        report('restore', 0, len(tiles))
-        for number, piece in enumerate(tiles, start=1):
-            part = net_g(lq[piece.outer()], self._found(prepared, matches, *piece.reach))
-            sr[piece.inner(self.scale)] = part[piece.core(self.scale)]
-            report('restore', number, len(tiles))
+
+        def restored(piece: Tile) -> Tensor:
+            return net_g(lq[piece.outer()], self._found(prepared, matches, *piece.reach))
+
+        sr = self._in_pieces(lq, tile, overlap, restored, report)
         return self._completed(sr, matches, prepared)
 
     def _found(

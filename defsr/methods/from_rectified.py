@@ -18,7 +18,7 @@ from defsr.methods.base import (
     check_references,
     say_nothing,
 )
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile
 
 
 class FromRectified(Method[Sequence[Reference]]):
@@ -76,12 +76,9 @@ class FromRectified(Method[Sequence[Reference]]):
         de = self.enhanced(lq) if de is None else de
         spaces = self._spaces(lq, prepared)
         assert spaces is not None, 'prepare refuses none'
-        sr = torch.empty_like(de)
-        tiles = make_tiles(lq.shape[-2], lq.shape[-1], side=tile, overlap=overlap)
-        report('restore', 0, len(tiles))
-        for number, piece in enumerate(tiles, start=1):
+
+        def restored(piece: Tile) -> Tensor:
             here, large = piece.outer(), piece.outer(self.scale)
-            part = net_g(lq[here], de[large], spaces[here, large])
-            sr[piece.inner(self.scale)] = part[piece.core(self.scale)]
-            report('restore', number, len(tiles))
-        return Restoration(sr, de=de)
+            return net_g(lq[here], de[large], spaces[here, large])
+
+        return Restoration(self._in_pieces(lq, tile, overlap, restored, report), de=de)

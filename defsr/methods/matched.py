@@ -37,7 +37,7 @@ from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distanc
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.ops.resize import upsample_bicubic
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Tile
 from defsr.utils.checks import check_choice, check_int
 
 Search = Callable[..., tuple[Tensor, Tensor]]
@@ -77,6 +77,7 @@ class Matched(Method[ReferenceKeys]):
 
     net_e: Enhancer
     blocks = ('network_e', 'network_t')
+    only_scale = max(LEVEL_FACTORS.values())
     learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_border')
     options = (*learned, 'match_search', *RECTIFY_OPTIONS)
 
@@ -108,16 +109,6 @@ class Matched(Method[ReferenceKeys]):
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
-
-    @classmethod
-    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
-        """As ``Method.check``."""
-        if degradation.scale != max(LEVEL_FACTORS.values()):
-            raise ValueError(
-                f'scale is {degradation.scale}, but {opt["network_g"]["type"]} works with '
-                f'{max(LEVEL_FACTORS.values())} only. Set it, and network_e:scale.'
-            )
-        super().check(opt, degradation)
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
@@ -251,26 +242,21 @@ class Matched(Method[ReferenceKeys]):
         report('match', 0, 1)
         query = texture_features(self.net_t, de, [MATCH_LEVEL])[MATCH_LEVEL]
         index, confidence = self._match(query, prepared, partial(report, 'match'))
-        sr = torch.empty_like(de)
-        whole = self._completed(Restoration(sr), de, (index, confidence), prepared)
         spaces = self._spaces(lq, prepared.in_frame) if reads_spaces(net_g) else None
         del query
         if not self.refine:
             del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
-        height, width = lq.shape[-2:]
-        tiles = make_tiles(height, width, side=tile, overlap=overlap)
-        report('restore', 0, len(tiles))
-        for number, piece in enumerate(tiles, start=1):
-            here = piece.outer()
+
+        def restored(piece: Tile) -> Tensor:
+            here, large = piece.outer(), piece.outer(self.scale)
             feat_de = features_of_tile(self.net_t, de, piece)
-            matches = index[here], confidence[here]
-            aligned = self._aligned(de[piece.outer(self.scale)], feat_de, matches, prepared)
+            aligned = self._aligned(de[large], feat_de, (index[here], confidence[here]), prepared)
             if spaces is not None:
-                aligned.spaces = spaces[here, piece.outer(self.scale)]
-            part = Restoration.of(net_g(lq[here], aligned))
-            sr[piece.inner(self.scale)] = part.sr[piece.core(self.scale)]
-            report('restore', number, len(tiles))
-        return whole
+                aligned.spaces = spaces[here, large]
+            return Restoration.of(net_g(lq[here], aligned)).sr
+
+        sr = self._in_pieces(lq, tile, overlap, restored, report)
+        return self._completed(Restoration(sr), de, (index, confidence), prepared)
 
     def _soften(self, image: Tensor, match_key: MatchKey) -> Tensor:
         """A reference as the LR image sees its scene: degraded as data are, then enlarged."""
