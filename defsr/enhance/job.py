@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from basicsr.utils.dist_util import get_dist_info
@@ -33,6 +34,7 @@ from defsr.utils.fingerprints import digest_of
 from defsr.utils.locks import locked
 from defsr.utils.stopping import StopRequest
 
+Piece = TypeVar('Piece')
 GO_ON = 'Run the same command again to go on: what is finished is whole and is kept.'
 
 
@@ -88,12 +90,7 @@ def fill_caches(opt: Mapping[str, Any], stop: StopRequest | None = None) -> None
         job = Job(request, enhancer, fingerprint)
         with locked(job.cache.out, f'Wait for it, stop it, or change {request.option}.'):
             faults += job.run(images_per_batch, stop or StopRequest())
-    if faults:
-        first = '; '.join(faults[:3]) + (' ...' if len(faults) > 3 else '')
-        raise ValueError(
-            f'{len(faults)} images could not be enhanced, all others are: {first} '
-            'Mend them or take them out of the pair list, then run the same command again.'
-        )
+    refuse_faults(faults, 'images could not be enhanced, all others are')
 
 
 class Job:
@@ -119,26 +116,20 @@ class Job:
         plan = distributed.on_main(lambda: self.make_plan(images_per_batch))
         if plan is None:
             return []
-        rank, world_size = get_dist_info()
-        faults = dict(plan.faults) if rank == 0 else {}
-        own = plan.batches[rank::world_size]
-        label = self.label if world_size == 1 else f'{self.label}, 1 of {world_size} shares'
-        total = sum(len(batch.todo) for batch in own)
-        with tqdm(total=total, unit='image', desc=label, disable=rank != 0) as bar:
-            for batch in own:
-                if stop.signal:
-                    break
-                faults |= self.enhance(batch)
-                bar.update(len(batch.todo))
-        if stop.signal:
-            self._leave(stop.signal, rank)
-        faults = {name: why for part in distributed.gather(faults) for name, why in part.items()}
-        if rank == 0:
+        faults = dict(plan.faults) | shared_out(
+            plan.batches,
+            self.enhance,
+            self.label,
+            stop,
+            self.cache.folder,
+            images_in=lambda batch: len(batch.todo),
+        )
+        if distributed.is_main():
             for name in sorted(faults):
                 tell(f'{self.label}: {faults[name]}')
         if not faults and self.cache.is_lmdb:
             distributed.on_main(self.pack)
-        elif rank == 0 and not faults:
+        elif distributed.is_main() and not faults:
             tell(f'{self.label}: {len(self.source.images)} images are in {self.cache.out}.')
         return [faults[name] for name in sorted(faults)]
 
@@ -214,9 +205,8 @@ class Job:
 
     @torch.no_grad()
     def _enhance(self, lq: Tensor) -> Tensor:
-        device = next((p.device for p in self.enhancer.parameters()), lq.device)
         try:
-            return self.enhancer(lq.to(device)).cpu()
+            return where_it_is(self.enhancer, lq)
         except torch.OutOfMemoryError:
             raise ValueError(
                 f'the GPU has too little memory for {len(lq)} images of {lq.shape[-2]}x'
@@ -238,11 +228,62 @@ class Job:
         shutil.rmtree(cache.folder, ignore_errors=True)
         tell(f'{self.label}: {len(self.source.images)} images are in {cache.out}.')
 
-    def _leave(self, signal: int, rank: int) -> NoReturn:
-        """End this process; others, if they were not told, see it end."""
+
+def shared_out(
+    pieces: Sequence[Piece],
+    work: Callable[[Piece], Mapping[str, str]],
+    label: str,
+    stop: StopRequest,
+    folder: Path,
+    images_in: Callable[[Piece], int] = lambda piece: 1,
+) -> dict[str, str]:
+    """Work off this process's share of the pieces, with a bar; collective.
+
+    Args:
+        pieces: of all processes.
+        work: does one and returns what of it could not be done, name -> reason.
+        label: of the bar.
+        stop: asked for after each piece.
+        folder: where finished images are, for the message of a stop.
+        images_in: how many images a piece stands for.
+
+    Returns:
+        What no process could do.
+
+    Raises:
+        SystemExit: with 128 + the signal, if asked to stop; others, not told, see it end.
+    """
+    rank, world_size = get_dist_info()
+    own = pieces[rank::world_size]
+    faults: dict[str, str] = {}
+    label = label if world_size == 1 else f'{label}, 1 of {world_size} shares'
+    with tqdm(total=sum(map(images_in, own)), unit='image', desc=label, disable=rank != 0) as bar:
+        for piece in own:
+            if stop.signal:
+                break
+            faults |= work(piece)
+            bar.update(images_in(piece))
+    if stop.signal:
         if rank == 0:
-            tell(f'Stopped: finished images are in {self.cache.folder}. {GO_ON}')
-        raise SystemExit(128 + signal)
+            tell(f'Stopped: finished images are in {folder}. {GO_ON}')
+        raise SystemExit(128 + stop.signal)
+    return {name: why for part in distributed.gather(faults) for name, why in part.items()}
+
+
+def refuse_faults(faults: Sequence[str], what: str) -> None:
+    """ValueError, at the end of all work, if something could not be done."""
+    if faults:
+        first = '; '.join(faults[:3]) + (' ...' if len(faults) > 3 else '')
+        raise ValueError(
+            f'{len(faults)} {what}: {first} Mend them or take them out of the pair list, then '
+            'run the same command again.'
+        )
+
+
+def where_it_is(enhancer: Enhancer, lq: Tensor) -> Tensor:
+    """I_DE of lq, made on the enhancer's device, in memory."""
+    device = next((p.device for p in enhancer.parameters()), lq.device)
+    return enhancer(lq.to(device)).cpu()
 
 
 @contextmanager

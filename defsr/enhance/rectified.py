@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor
-from tqdm import tqdm
 
 from defsr.archs.enhancer_base import Enhancer
 from defsr.archs.interface import Reference
 from defsr.config.blocks import check_networks, check_path, check_run, required
 from defsr.data.cache_record import GIVEN, make_record
 from defsr.data.image_source import image_key
-from defsr.data.ref_triplet_dataset import RefTripletDataset
+from defsr.data.ref_triplet_dataset import RefTripletDataset, all_of
 from defsr.data.triplet_options import TripletOptions
 from defsr.diffusion.reference_null_space import best_of
 from defsr.enhance.cache import EnhancedCache
-from defsr.enhance.job import GO_ON, disk_explained
+from defsr.enhance.job import disk_explained, refuse_faults, shared_out, where_it_is
 from defsr.enhance.options import device_of
 from defsr.methods.networks import build_frozen, check_enhancer
-from defsr.rectify.rectifier import LOG, Rectifier
+from defsr.rectify.rectifier import Rectifier
 from defsr.utils import distributed
 from defsr.utils.checks import check_block, check_choice, check_keys
 from defsr.utils.cli import tell
@@ -64,12 +64,7 @@ def rectify_data_sets(opt: Mapping[str, Any], stop: StopRequest | None = None) -
         job = RectifyJob(f'{where}:out', block['out'], data, enhancer, rectifier)
         with locked(job.out, f'Wait for it, stop it, or change {where}:out.'):
             faults += job.run(stop or StopRequest())
-    if faults:
-        first = '; '.join(faults[:3]) + (' ...' if len(faults) > 3 else '')
-        raise ValueError(
-            f'{len(faults)} inputs have no rectified references, all others have: {first} '
-            'Mend them or take them out of the pair list, then run the same command again.'
-        )
+    refuse_faults(faults, 'inputs have no rectified references, all others have')
 
 
 def check_rectify_options(opt: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -139,33 +134,18 @@ class RectifyJob:
             for role in ROLES
         }
         self.names = [f'{image_key(entry.aligned[data.main])}.png' for entry in data.entries]
-        twice = next((name for name in self.names if self.names.count(name) > 1), None)
-        if twice:
+        often = [name for name, number in Counter(self.names).items() if number > 1]
+        if often:
             raise ValueError(
-                f'{data.options.block}:pair_list has {twice} in several lines. Give all of its '
+                f'{data.options.block}:pair_list has {often[0]} in several lines. Give all of its '
                 'references in one.'
             )
 
     def run(self, stop: StopRequest) -> list[str]:
         """Make what is missing; returns why some could not be. Collective."""
         distributed.on_main(self._begin)
-        rank, world_size = get_dist_info()
-        own = range(rank, len(self.names), world_size)
-        LOG.setLevel('WARNING')  # a line for each reference is for people with one photograph
-        faults = {}
-        for index in tqdm(own, unit='image', desc=self.label, disable=rank != 0):
-            if stop.signal:
-                break
-            try:
-                self.make(index)
-            except ValueError as error:
-                faults[self.names[index]] = str(error)
-        if stop.signal:
-            if rank == 0:
-                tell(f'Stopped: finished images are in {self.out}. {GO_ON}')
-            raise SystemExit(128 + stop.signal)
-        faults = {name: why for part in distributed.gather(faults) for name, why in part.items()}
-        if rank == 0 and not faults:
+        faults = shared_out(range(len(self.names)), self._tried, self.label, stop, self.out)
+        if distributed.is_main() and not faults:
             tell(f'{self.label}: {len(self.names)} images with their masks are in {self.out}.')
         return [faults[name] for name in sorted(faults)]
 
@@ -173,6 +153,13 @@ class RectifyJob:
         with disk_explained():
             for cache in self.caches.values():
                 cache.begin(self.names)
+
+    def _tried(self, index: int) -> dict[str, str]:
+        try:
+            self.make(index)
+        except ValueError as error:
+            return {self.names[index]: str(error)}
+        return {}
 
     @torch.no_grad()
     def make(self, index: int) -> None:
@@ -191,20 +178,16 @@ class RectifyJob:
 
     def _rectified(self, lq: Tensor, item: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(3, H, W) in [0, 1] and (3, h, w), 0 or 1."""
-        de = item['de'][None] if 'de' in item else self._enhance(lq)
-        images = item.get('refs', [item['ref']])
-        soft = item.get('refs_de', [item['ref_de']] if 'ref_de' in item else [None] * len(images))
+        enhance = partial(where_it_is, self.enhancer)
+        de = item['de'][None] if 'de' in item else enhance(lq)
+        images, soft = all_of(item, 'ref'), all_of(item, 'ref_de')
         refs = [
-            Reference(image[None], None if one is None else one[None])
-            for image, one in zip(images, soft, strict=True)
+            Reference(image[None], soft[i][None] if soft else None)
+            for i, image in enumerate(images)
         ]
-        views = self.rectifier(lq, de, refs, self._enhance)
+        views = self.rectifier(lq, de, refs, enhance, tell=False)
         if not views:
             return torch.zeros_like(de[0]), torch.zeros_like(lq[0])
         found = [(view.image, view.evidence, view.valid) for view in views]
         best = best_of(found, self.enhancer.scale)
         return best.image[0], best.valid[0].to(lq).expand(3, -1, -1)
-
-    def _enhance(self, lq: Tensor) -> Tensor:
-        device = next((p.device for p in self.enhancer.parameters()), lq.device)
-        return self.enhancer(lq.to(device)).cpu()

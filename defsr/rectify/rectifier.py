@@ -135,6 +135,8 @@ class Rectifier:
         de: Tensor,
         refs: Sequence[Reference],
         enhance: Callable[[Tensor], Tensor],
+        *,
+        tell: bool = True,
     ) -> list[Rectified]:
         """Those references that a geometry confirms; the log says what became of each.
 
@@ -143,12 +145,14 @@ class Rectifier:
             de: (1, 3, H, W), the enhanced input.
             refs: as they are.
             enhance: an input -> its enhanced image, for references that are softened alike.
+            tell: a line for each reference, for people with one photograph.
         """
         views = []
         for number, ref in enumerate(refs):
             found = self.find(de, ref, enhance)
             seen = self.rectify(lq, de, ref, found, number)
-            LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
+            if tell:
+                LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
             views += seen
         return views
 
