@@ -17,6 +17,7 @@ from defsr.benchmark.options import Benchmark
 from defsr.benchmark.runner import restorer_of
 from defsr.data.pair_folder import folder_in_making, write_unsynced
 from defsr.data.rank_labels import LABELS, RankLabels, write_rank_labels
+from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import degradation_of
 from defsr.images.png import encode_png
 from defsr.utils.checks import check_at_least, check_int, check_name
@@ -96,7 +97,7 @@ def _restored(benchmark: Benchmark) -> Iterator[list[np.ndarray]]:
         degradation = degradation_of(block)
         restorers = [restorer_of(c, benchmark, degradation) for c in benchmark.methods.values()]
         for item in tqdm(build_dataset(dict(block)), unit='image'):
-            refs = [ref[None] for ref in item.get('refs') or [item['ref']]]
+            refs = [ref[None] for ref in all_of(item, 'ref')]
             yield [tensor2img(restorer(item['lq'][None], refs)) for restorer in restorers]
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from defsr.benchmark.options import Benchmark, Candidate
 from defsr.config.files import load_options
+from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import degradation_of
 from defsr.diffusion.degradation import Degradation
 from defsr.images.png import write_png
@@ -263,9 +264,9 @@ def measure(
 
     And the result, (H,W,3) BGR uint8.
     """
-    refs = item.get('refs') or [item['ref']]
+    refs = [ref[None] for ref in all_of(item, 'ref')]
     start = time.perf_counter()
-    sr = restorer(item['lq'][None], [ref[None] for ref in refs])
+    sr = restorer(item['lq'][None], refs)
     seconds = time.perf_counter() - start
     image = tensor2img(sr)
     scores = metric_values(image, tensor2img(item['gt']), METRICS)

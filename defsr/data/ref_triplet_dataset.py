@@ -264,6 +264,11 @@ class RefTripletDataset(Dataset):
         }
 
 
+def all_of(item: Mapping[str, Any], key: str) -> list[Tensor]:
+    """All of ``ref``, ``ref_de`` or ``ref_valid`` of an item or a batch; empty if it has none."""
+    return item.get(key.replace('ref', 'refs', 1)) or ([item[key]] if key in item else [])
+
+
 def _fit(image: Tensor, height: int, width: int, play: int, what: str) -> Tensor:
     """Cut at most ``play`` rows and columns off bottom and right; ValueError if it is no fit."""
     more = (image.shape[-2] - height, image.shape[-1] - width)

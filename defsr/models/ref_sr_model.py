@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, check_adversarial, required
+from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import one_degradation
 from defsr.losses.gradient_penalty import gradient_penalty
 from defsr.losses.relativistic import critic_losses, generator_loss
@@ -212,9 +213,7 @@ class RefSRModel(ImageValidation, SRModel):
         self.lq = self._take(data['lq'])
         self.gt = self._take(data['gt']) if 'gt' in data else None
         self.de = self._take(data['de']) if 'de' in data else None
-        images = data.get('refs') or ([data['ref']] if 'ref' in data else [])
-        enhanced = data.get('refs_de') or ([data['ref_de']] if 'ref_de' in data else None)
-        valid = data.get('refs_valid') or ([data['ref_valid']] if 'ref_valid' in data else None)
+        images, enhanced, valid = (all_of(data, key) for key in ('ref', 'ref_de', 'ref_valid'))
         self.refs = [
             Reference(
                 self._take(image),
