@@ -212,6 +212,27 @@ def loader_of(opt, phase):
     return build_dataloader(build_dataset(opt['datasets'][phase]), opt['datasets'][phase], 0)
 
 
+def losses_on_one_batch(model, opt, number) -> list[float]:
+    """``l_g_pix`` of so many iterations, all on the first batch."""
+    batch = next(iter(loader_of(opt, 'train')))
+    losses = []
+    for current_iter in range(1, number + 1):
+        model.feed_data(batch)
+        model.optimize_parameters(current_iter)
+        losses.append(model.get_current_log()['l_g_pix'])
+    return losses
+
+
+def resumed_at(opt, iteration, build):
+    """A model built anew from what another one of the same options saved."""
+    again = deepcopy(opt)
+    again['path']['pretrain_network_g'] = f'{opt["path"]["models"]}/net_g_{iteration}.pth'
+    model = build(again)
+    state = Path(opt['path']['training_states'], f'{iteration}.state')
+    model.resume_training(torch.load(state, weights_only=True))
+    return model
+
+
 def train(model, opt, first, last):
     logs = []
     for current_iter in range(first, last + 1):

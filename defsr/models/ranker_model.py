@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import margin_ranking_loss
 
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS
+from defsr.models.means import record_means
 from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils.checks import check_above, check_keys
 
@@ -100,11 +101,7 @@ class RankerModel(SRModel):
         if self.is_train:
             self.net_g.train()
         rows = gather_rows(rows, dataset)
-        name = dataset.opt['name']
-        self._initialize_best_metric_results(name)
-        self.metric_results = {ACCURACY: sum(row[ACCURACY] for row in rows) / len(rows)}
-        self._update_best_metric_result(name, ACCURACY, self.metric_results[ACCURACY], current_iter)
-        self._log_validation_metric_values(current_iter, name, tb_logger)
+        record_means(self, rows, dataset.opt['name'], current_iter, tb_logger)
 
 
 def order(one: Tensor, other: Tensor) -> Tensor:

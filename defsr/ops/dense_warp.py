@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,12 @@ def positions(height: int, width: int) -> Tensor:
     rows = torch.arange(height, dtype=torch.float32).view(-1, 1).expand(height, width)
     columns = torch.arange(width, dtype=torch.float32).expand(height, width)
     return torch.stack((rows, columns))
+
+
+def rotation(angle: float) -> Tensor:
+    """(2, 2) float64 of rows then columns, the angle in radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
 
 
 def linear_field(linear: Tensor, start: Tensor, size: tuple[int, int]) -> Tensor:

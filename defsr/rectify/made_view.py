@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from defsr.data.pair_synthesis import apply_photometry, draw_photometry
 from defsr.diffusion.degradation import Degradation
-from defsr.ops.dense_warp import linear_field, positions, warp
+from defsr.ops.dense_warp import linear_field, positions, rotation, warp
 from defsr.rectify.rectifier import eroded, flowed
 
 PERIODS = (80, 240), (24, 80)  # pixels, of the smooth displacements
@@ -128,8 +128,7 @@ def _displacements(rng: np.random.Generator, size: tuple[int, int]) -> Tensor:
 
 def _turn(rng: np.random.Generator) -> Tensor:
     zoom, angle = math.exp(rng.uniform(-0.15, 0.3)), math.radians(rng.uniform(-20, 20))
-    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    return torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+    return rotation(angle) / zoom
 
 
 def _noise(rng: np.random.Generator, channels: int, size: tuple[int, int], period: float) -> Tensor:

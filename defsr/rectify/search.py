@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defsr.ops.dense_warp import linear_field, warp
+from defsr.ops.dense_warp import linear_field, rotation, warp
 from defsr.rectify.confirmation import Confirmed, confirm
 from defsr.rectify.matches import MOST_PIXELS, Matcher, Matches
 from defsr.rectify.sift import SIFT
@@ -50,7 +50,7 @@ def find(matcher: Matcher, query: Tensor, key: Tensor) -> Found:
             best = _better(best, _upright(matcher, query, key, guess))
         for quarter in (1, 2, 3):
             if best.number < FEW:
-                turn = _rotation(quarter * math.pi / 2)
+                turn = rotation(quarter * math.pi / 2)
                 guess = _matched(matcher, query, key, turn, QUICK)
                 best = _better(best, _upright(matcher, query, key, guess))
     if best.number < FEW:
@@ -92,8 +92,3 @@ def _matched(
     matches = matcher(query, view.clamp(0, 1), most)
     matches = Matches(matches.query_yx, matches.key_yx @ linear.T + start)
     return Found(confirm(matches, (query.shape[-2], query.shape[-1]), matcher.least))
-
-
-def _rotation(angle: float) -> Tensor:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)

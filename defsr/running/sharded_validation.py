@@ -103,10 +103,8 @@ class ShardedValidation(BaseModel):
         if hasattr(self, 'metric_results'):
             del self.metric_results  # of the data set before, whose names BasicSR would keep
         if given and dataset.opt.get('dataroot_gt') is None:
-            plain = {
-                name: metric for name, metric in given.items() if metric
-            }  # {}: the model's own
-            left_out = [name for name, metric in plain.items() if needs_gt(metric)]
+            # An empty block is of a metric of the model's own.
+            left_out = [name for name, metric in given.items() if metric and needs_gt(metric)]
             val['metrics'] = {k: v for k, v in given.items() if k not in left_out} or None
             if left_out:
                 get_root_logger().warning(

@@ -12,7 +12,16 @@ from basicsr.models import build_model
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
-from workspaces import TRAIN, loader_of, pairs, run_well, save_options, train, weights, with_gan
+from workspaces import (
+    TRAIN,
+    losses_on_one_batch,
+    pairs,
+    run_well,
+    save_options,
+    train,
+    weights,
+    with_gan,
+)
 
 from defsr.archs.interface import Restoration
 from defsr.archs.levels import LEVEL_FACTORS, VGG_CHANNELS
@@ -100,12 +109,7 @@ def test_its_training_reduces_the_loss(srntt):
     srntt['train'] |= {'gan_opt': None, 'perceptual_opt': None, 'texture_opt': None}
     srntt['train']['optim_g']['lr'] = 2e-3
     model = build_model(deepcopy(srntt))
-    batch = next(iter(loader_of(srntt, 'train')))
-    losses = []
-    for current_iter in range(1, 41):
-        model.feed_data(batch)
-        model.optimize_parameters(current_iter)
-        losses.append(model.get_current_log()['l_g_pix'])
+    losses = losses_on_one_batch(model, srntt, 40)
     assert sum(losses[-3:]) < 0.92 * sum(losses[:3])
 
 

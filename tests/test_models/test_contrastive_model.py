@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch.testing import assert_close
-from workspaces import SMALL, TRAIN, loader_of, pairs, run_well, save_options, weights
+from workspaces import SMALL, TRAIN, loader_of, pairs, resumed_at, run_well, save_options, weights
 
 from defsr.config.files import load_options
 from defsr.models.contrastive_model import is_inside, true_places
@@ -102,11 +102,7 @@ def test_resumes_to_the_bit(opt):
     step(whole, batch, 1, 4)
     step(half, batch, 1, 2)
     half.save(0, 2)
-    again = deepcopy(opt)
-    again['path']['pretrain_network_g'] = f'{opt["path"]["models"]}/net_g_2.pth'
-    resumed = build_safe_model(again)
-    state = torch.load(f'{opt["path"]["training_states"]}/2.state', weights_only=True)
-    resumed.resume_training(state)
+    resumed = resumed_at(opt, 2, build_safe_model)
     step(resumed, batch, 3, 4)
     assert torch.equal(weights(resumed.net_g), weights(whole.net_g))
     assert not torch.equal(weights(whole.net_g), weights(half.net_g))

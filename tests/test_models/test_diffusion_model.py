@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import distributed as dist
-from workspaces import adam, loader_of, weights
+from workspaces import adam, loader_of, resumed_at, weights
 
 from defsr.running.training_run import build_safe_model
 from defsr.utils.seeding import seed_generators
@@ -125,11 +125,7 @@ def test_channels_last_goes_on_exactly(opt):
     half = seeded(opt)
     losses_of(half, opt, 2)
     half.save(0, 2)
-    again = deepcopy(opt)
-    again['path']['pretrain_network_g'] = f'{opt["path"]["models"]}/net_g_2.pth'
-    resumed = build_safe_model(again)
-    state = torch.load(f'{opt["path"]["training_states"]}/2.state', weights_only=True)
-    resumed.resume_training(state)
+    resumed = resumed_at(opt, 2, build_safe_model)
     losses_of(resumed, opt, 2, first=3)
     assert torch.equal(weights(resumed.net_g), weights(whole.net_g))
     assert torch.equal(weights(resumed.net_g_ema), weights(whole.net_g_ema))

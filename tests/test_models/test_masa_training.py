@@ -6,7 +6,7 @@ import re
 
 import torch
 from basicsr.models import build_model
-from workspaces import SMALL, TRAIN, adam, loader_of, pairs, run_well, save_options
+from workspaces import SMALL, TRAIN, adam, losses_on_one_batch, pairs, run_well, save_options
 
 from defsr.config.files import load_options
 
@@ -39,11 +39,7 @@ def test_the_loss_falls(opt):
     opt['train']['optim_g']['lr'] = 2e-3
     torch.manual_seed(0)
     model = build_model(opt)
-    batch, losses = next(iter(loader_of(opt, 'train'))), []
-    for current_iter in range(1, 41):
-        model.feed_data(batch)
-        model.optimize_parameters(current_iter)
-        losses.append(model.get_current_log()['l_g_pix'])
+    losses = losses_on_one_batch(model, opt, 40)
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
