@@ -68,6 +68,7 @@ class Enhancer(nn.Module):
         param_key: str | None = None,
         *,
         check_trained: bool = True,
+        name: str = 'network_e',
     ) -> None:
         """Load the weights of the network inside, strictly.
 
@@ -75,20 +76,20 @@ class Enhancer(nn.Module):
             path: weight file, or its name in ``experiments/pretrained_models``.
             param_key: key of the state dict in the file, see ``read_weights``.
             check_trained: refuse weights that were trained with another block of that network.
+            name: of the enhancer's own block, for messages.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it holds no state dict or that of another architecture, and for an
                 enhancer that has no network, or has its weights already.
         """
-        option = 'path:pretrain_network_e'
+        option = f'path:pretrain_{name}'
         if not self.needs_weights:
             why = 'has its weights already' if self.trained else 'has no weights'
             raise ValueError(
-                f'{option} is {path}, but network_e ({type(self).__name__}) {why}. '
-                'Remove the option.'
+                f'{option} is {path}, but {name} ({type(self).__name__}) {why}. Remove the option.'
             )
-        net, network = getattr(self, self.trained), f'network_e:{self.trained}'
+        net, network = getattr(self, self.trained), f'{name}:{self.trained}'
         block = getattr(self, f'_{self.trained}_block')
         wanted = {'network_g': completed(block)} if check_trained else None
         load_weights(

@@ -165,8 +165,10 @@ def _candidate(label: str, block: Any) -> Candidate:
         except ValueError as error:
             raise ValueError(f'{where}:options is {file}. {error}') from None
         if block.get('with'):
-            check_keys(f'{where}:with', block['with'], {*opt, *method_class(opt).options})
-            opt = merge_options(opt, block['with'])
+            method, more = method_class(opt), check_block(f'{where}:with', block['with'])
+            known = {*opt, *method.options, *method.blocks_of({**opt, **more})}
+            check_keys(f'{where}:with', more, known)
+            opt = merge_options(opt, more)
             check_networks(opt)
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
     loss = block.get('loss') or loss_of(opt.get('train'))

@@ -67,7 +67,7 @@ def check_enhance_options(opt: Mapping[str, Any]) -> list[CacheRequest]:
         where = f'datasets:{phase}'
         requests += _requests(where, check_block(where, block), scale)
     for request in requests:
-        check_enhancer(opt['network_e'], request.options.degradation)
+        check_enhancer('network_e', opt, request.options.degradation)
     _check_outs(requests)
     return requests
 

@@ -90,7 +90,7 @@ def check_rectify_options(opt: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             check_kind(f'{where}:{key}', required(block, where, key), str)
         plain = {key: block[key] for key in block if key != 'out'}
         degradation = TripletOptions.from_opt(plain, where).degradation
-        check_enhancer(opt['network_e'], degradation)
+        check_enhancer('network_e', opt, degradation)
         if Rectifier.from_opt(opt['rectify'], degradation) is None:
             raise ValueError('rectify is none, so there is nothing to make. Give it a matcher.')
         if block['out'] in [other['out'] for other in blocks.values()]:

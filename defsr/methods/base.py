@@ -61,6 +61,7 @@ class Method(ABC, Generic[Prepared]):
         learned: those of them that a network is trained with and has to be used with.
         frozen: block name -> network, loaded, in eval mode; never trained, never saved.
         net_e: enhancer, ``lq -> I_DE``; None: it enhances nothing.
+        net_r: enhancer of what references are brought to; None: ``net_e``.
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
@@ -84,13 +85,17 @@ class Method(ABC, Generic[Prepared]):
         self.scale = degradation.scale
         self.frozen: dict[str, nn.Module] = {}
         self.net_e: Enhancer | None = None
+        self.net_r: Enhancer | None = None
 
     @classmethod
     def blocks_of(cls, opt: Mapping[str, Any]) -> tuple[str, ...]:
-        """``blocks``, and ``network_e`` where an option file rectifies references: in its images
-        points are found, and they stay where no reference explains the input."""
-        needs = 'rectify' in cls.options and Rectifier.is_on(opt.get('rectify'))
-        return cls.blocks if 'network_e' in cls.blocks or not needs else (*cls.blocks, 'network_e')
+        """``blocks``, and where an option file rectifies references the enhancer for that:
+        ``network_r``, or ``network_e``. In its images points are found, and they stay where no
+        reference explains the input."""
+        if 'rectify' not in cls.options or not Rectifier.is_on(opt.get('rectify')):
+            return cls.blocks
+        own = 'network_r' if opt.get('network_r') else 'network_e'
+        return cls.blocks if own in cls.blocks else (*cls.blocks, own)
 
     @classmethod
     def from_opt(
@@ -113,9 +118,9 @@ class Method(ABC, Generic[Prepared]):
         own = [build_frozen(block, opt, device, may_lack_weights=lacks) for block in cls.blocks]
         make: Any = cls
         method: Method = make(*own, degradation=degradation, **cls.own_options(opt))
-        if cls.blocks_of(opt) != cls.blocks:
-            method.net_e = build_frozen('network_e', opt, device, may_lack_weights=False)
-            method.frozen['network_e'] = method.net_e
+        for block in cls.blocks_of(opt)[len(cls.blocks) :]:
+            method.net_r = build_frozen(block, opt, device, may_lack_weights=False)
+            method.frozen[block] = method.net_r
         return method
 
     @classmethod
@@ -130,8 +135,8 @@ class Method(ABC, Generic[Prepared]):
         make: Any = cls  # the options are looked at, no network is
         own = [nn.Identity() for _ in cls.blocks]
         make(*own, degradation=degradation, **cls.own_options(opt))
-        if 'network_e' in cls.blocks_of(opt):
-            check_enhancer(opt['network_e'], degradation)
+        for block in {'network_e', 'network_r'}.intersection(cls.blocks_of(opt)):
+            check_enhancer(block, opt, degradation)
 
     @classmethod
     def own_options(cls, opt: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,23 +242,24 @@ class Method(ABC, Generic[Prepared]):
             report('enhance', 0, 1)
             de = self.enhance(lq, partial(report, 'enhance') if progress else None)
             report('enhance', 1, 1)
-        best = None
+        best = anchor = None
         if self.rectifier is not None and any(ref.valid is None for ref in refs):
             report('rectify', 0, 1)
+            anchor = self.anchor(lq, de)
             if views is None:
-                views = self.rectifier(lq, self.base(lq, de), refs, self.enhanced)
+                views = self.rectifier(lq, anchor, refs, self.anchor)
             report('rectify', 1, 1)
             if not views:
                 LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
-                return Restoration(self._consistent(self.base(lq, de), lq), de=de)
+                return Restoration(self._consistent(anchor, lq), de=de)
             best = best_of([(v.image, v.evidence, v.valid) for v in views], self.scale)
             number = len({view.number for view in views})
             share = float(best.evidence.rho.mean())
             LOG.info(f'{number} of {len(refs)} references used, for {share:.0%} of the picture.')
             refs = [Reference(best.image, valid=best.valid)]
-        if best is not None and max(lq.shape[-2:]) > BLOCK:
+        if anchor is not None and max(lq.shape[-2:]) > BLOCK:
             found = restore_in_blocks(
-                self, net_g, lq, refs[0], de, tile=tile, overlap=overlap, progress=report
+                self, net_g, lq, refs[0], de, anchor, tile=tile, overlap=overlap, progress=report
             )
         else:
             report('references', 0, 1)
@@ -265,8 +271,8 @@ class Method(ABC, Generic[Prepared]):
                 found = self.restore_tiled(
                     net_g, lq, prepared, tile=tile, overlap=overlap, de=de, progress=progress
                 )
-        if best is not None:
-            found = self._settled(found, lq, best, views or ())
+        if best is not None and anchor is not None:
+            found = self._settled(found, lq, anchor, best, views or ())
         if not net_g.training:
             found = replace(found, sr=self._consistent(found.sr, lq))
         return found
@@ -311,16 +317,26 @@ class Method(ABC, Generic[Prepared]):
         best = best_of(found, self.scale)
         return NullSpaces.of(lq, best.image, best.evidence, operator)
 
-    def enhanced(self, lq: Tensor) -> Tensor:
-        """I_DE, or what stands in for it."""
-        return self.base(lq, self.enhance(lq))
+    @torch.no_grad()
+    def anchor(self, lq: Tensor, de: Tensor | None = None) -> Tensor:
+        """What references are brought to, and what stays where none explains the input.
 
-    def base(self, lq: Tensor, de: Tensor | None) -> Tensor:
-        """The enhanced input, or what stands in for it in a method that has none."""
+        Args:
+            lq: (N,3,h,w) in [0, 1].
+            de: I_DE, if it is at hand.
+        """
+        if self.net_r is not None:
+            return self.net_r(lq)
+        de = self.enhance(lq) if de is None else de
         return self.degradation.operator.A_pinv(lq).clamp(0, 1) if de is None else de
 
     def _settled(
-        self, found: Restoration, lq: Tensor, best: Best, views: Sequence[Rectified]
+        self,
+        found: Restoration,
+        lq: Tensor,
+        anchor: Tensor,
+        best: Best,
+        views: Sequence[Rectified],
     ) -> Restoration:
         """With the gate, and what the references were seen as."""
         numbers = torch.tensor([view.number for view in views], device=lq.device)
@@ -334,7 +350,7 @@ class Method(ABC, Generic[Prepared]):
         if self.gate == 'evidence':
             operator = self.degradation.operator
             spaces = NullSpaces.of(lq, best.image, best.evidence, operator)
-            found = replace(found, sr=gated(self.base(lq, found.de), found.sr, spaces))
+            found = replace(found, sr=gated(anchor, found.sr, spaces))
         return found
 
 

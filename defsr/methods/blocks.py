@@ -25,6 +25,7 @@ def restore_in_blocks(
     lq: Tensor,
     ref: Reference,
     de: Tensor | None,
+    anchor: Tensor,
     *,
     tile: int | None,
     overlap: int,
@@ -33,13 +34,14 @@ def restore_in_blocks(
     """As ``Method.restore`` in memory and time that a block bounds: matches stay inside it.
 
     Args:
-        ref: in the frame of lq. A block where nothing of it is valid is the enhanced input.
+        ref: in the frame of lq.
+        anchor: (N,3,H,W): what a block stays where nothing of the reference is valid.
         tile, overlap, progress: as of ``Method.super_resolve``; a block is worked on in tiles.
     """
     assert ref.valid is not None
     scale = method.scale
     blocks = make_tiles(lq.shape[-2], lq.shape[-1], side=BLOCK, overlap=AROUND)
-    sr = method.base(lq, de).clone()
+    sr = anchor.clone()
     report = partial(progress, 'restore')
     report(0, len(blocks))
     for number, block in enumerate(blocks, start=1):

@@ -30,6 +30,7 @@ class FromRectified(Method[Sequence[Reference]]):
         rectifying: ``rectify``, which must be given, ``gate`` and ``project`` of ``Method``.
     """
 
+    net_e: Enhancer
     blocks = ('network_e',)
     options = RECTIFY_OPTIONS
 
@@ -56,7 +57,7 @@ class FromRectified(Method[Sequence[Reference]]):
         de: Tensor | None = None,
     ) -> Restoration:
         """As ``Method.restore``."""
-        de = self.enhanced(lq) if de is None else de
+        de = self.net_e(lq) if de is None else de
         return Restoration(net_g(lq, de, self._spaces(lq, prepared)), de=de)
 
     @torch.no_grad()
@@ -73,7 +74,7 @@ class FromRectified(Method[Sequence[Reference]]):
     ) -> Restoration:
         """As ``Method.restore_tiled``; only the network works tile by tile."""
         report = progress or say_nothing
-        de = self.enhanced(lq) if de is None else de
+        de = self.net_e(lq) if de is None else de
         spaces = self._spaces(lq, prepared)
         assert spaces is not None, 'prepare refuses none'
 

@@ -194,7 +194,7 @@ class Matched(Method[ReferenceKeys]):
         de: Tensor | None = None,
     ) -> Restoration:
         """As ``Method.restore``."""
-        de = self.enhanced(lq) if de is None else de
+        de = self.net_e(lq) if de is None else de
         aligned = self.align(de, prepared)
         if reads_spaces(net_g):
             aligned.spaces = self._spaces(lq, prepared.in_frame)
@@ -238,7 +238,7 @@ class Matched(Method[ReferenceKeys]):
         4x4 pixels for their features.
         """
         report = progress or say_nothing
-        de = self.enhanced(lq) if de is None else de
+        de = self.net_e(lq) if de is None else de
         report('match', 0, 1)
         query = texture_features(self.net_t, de, [MATCH_LEVEL])[MATCH_LEVEL]
         index, confidence = self._match(query, prepared, partial(report, 'match'))
@@ -263,7 +263,7 @@ class Matched(Method[ReferenceKeys]):
         small = self.degradation.degrade(image)
         if match_key == 'ref_down_up':
             return upsample_bicubic(small, self.scale).clamp(0, 1)
-        return self.enhanced(small)
+        return self.net_e(small)
 
     def _cut(self, image: Tensor) -> Tensor:
         return self.degradation.cut(image, 'A reference')

@@ -69,7 +69,7 @@ def build_frozen(
                 'its network. Name their file.'
             )
     elif isinstance(net, Enhancer):
-        net.load_weights(file, param_key, check_trained=check_trained(opt))
+        net.load_weights(file, param_key, check_trained=check_trained(opt), name=name)
     else:
         load_weights(net, file, option=option, network=name, param_key=param_key)
     net.to(device)
@@ -78,15 +78,22 @@ def build_frozen(
     return net.eval().requires_grad_(False)
 
 
-def check_enhancer(block: Mapping[str, Any], degradation: Degradation) -> None:
-    """ValueError if ``network_e`` is for another degradation than the images', or another scale."""
+def check_enhancer(name: str, opt: Mapping[str, Any], degradation: Degradation) -> None:
+    """ValueError if an enhancer is for another degradation than the images', or another scale.
+
+    Args:
+        name: its block, such as ``network_e``.
+        opt: an option file's content.
+        degradation: of the images.
+    """
+    block = opt[name]
     enhancer = ARCH_REGISTRY.get(block['type'])
     fitting = {'scale': degradation.scale, 'degradation': degradation.name}
     made = fitting | with_defaults(enhancer, block)
     if made['scale'] != degradation.scale:
-        raise ValueError(f'network_e:scale is {made["scale"]}, but scale is {degradation.scale}.')
+        raise ValueError(f'{name}:scale is {made["scale"]}, but scale is {degradation.scale}.')
     if getattr(enhancer, 'consistent', False) and made['degradation'] != degradation.name:
         raise ValueError(
-            f'network_e:degradation is {made["degradation"]}, but {degradation.option} is '
+            f'{name}:degradation is {made["degradation"]}, but {degradation.option} is '
             f'{degradation.name}. Set both to the same.'
         )

@@ -13,6 +13,8 @@ from defsr.methods.base import Method
 class SingleImage(Method[None]):
     """For networks that read ``lq`` alone; references are not looked at."""
 
+    options = ('project',)
+
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> None:
         """Nothing."""
 

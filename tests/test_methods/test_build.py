@@ -17,6 +17,7 @@ from torch import nn
 from defsr.archs.enhancer_base import Enhancer
 from defsr.archs.interface import Restoration
 from defsr.diffusion.degradation import Degradation
+from defsr.diffusion.reference_null_space import project
 from defsr.methods.build import Restorer, build_method, method_class, trained_with
 from defsr.methods.from_references import FromReferences
 from defsr.methods.matched import Matched
@@ -177,10 +178,44 @@ def test_references_are_rectified_in_front_of_every_network_that_reads_them(ster
     assert not torch.allclose(restorer(lq, [photo]), upsample_bicubic(lq, 4).clamp(0, 1))
 
 
-def test_rectifying_wants_an_enhancer_that_fits():
+def test_references_are_brought_to_an_enhancer_of_their_own(matching, weights, stereo):
+    """Beside that of the query: what stays where none explains the input is ``network_r``'s."""
+    photo = stereo[0].reshape(1, *stereo[0].shape[-3:])[..., 120:280, 200:400]
+    lq, noise = MATLAB.make_lq(photo)[1], torch.rand(1, 3, 96, 96)
+    opt = matching | {
+        'network_e': {'type': 'BicubicEnhancer'},
+        'network_r': matching['network_e'],
+        'rectify': {'matcher': 'sift'},
+        'gate': 'evidence',
+        'path': {'pretrain_network_r': weights['pretrain_network_e']},
+    }
+    assert method_class(opt).blocks_of(opt) == ('network_e', 'network_t', 'network_r')
+    restorer = Restorer.build(opt, CPU, MATLAB)
+    method = restorer.method
+    torch.testing.assert_close(method.enhance(lq), upsample_bicubic(lq, 4).clamp(0, 1))
+    sharp = method.frozen['network_r'](lq)
+    assert not torch.allclose(sharp, method.enhance(lq))
+    torch.testing.assert_close(restorer(lq, [noise]), sharp)
+    assert not torch.allclose(restorer(lq, [photo]), sharp)
+    large = restorer(lq.repeat(1, 1, 7, 6), [noise])
+    torch.testing.assert_close(large, method.anchor(lq.repeat(1, 1, 7, 6)))
+
+
+def test_a_single_image_method_may_be_made_consistent(matching, weights, stereo):
+    opt = {'network_g': matching['network_e']['network'], 'project': 'exact'}
+    opt['path'] = {'pretrain_network_g': weights['pretrain_network_e']}
+    lq = MATLAB.make_lq(stereo[0][..., 120:280, 200:400])[1]
+    sr = Restorer.build(opt, CPU, MATLAB)(lq, [])
+    plain = Restorer.build(opt | {'project': 'off'}, CPU, MATLAB)(lq, [])
+    torch.testing.assert_close(sr, project(plain, lq, MATLAB.operator))
+    assert not torch.allclose(sr, plain)
+
+
+@pytest.mark.parametrize('block', ['network_e', 'network_r'])
+def test_rectifying_wants_an_enhancer_that_fits(block):
     opt = {'network_g': {'type': 'Blend'}, 'path': {}} | RECTIFY
-    opt['network_e'] = {'type': 'BicubicEnhancer', 'scale': 2}
-    with pytest.raises(ValueError, match='network_e:scale is 2, but scale is 4'):
+    opt[block] = {'type': 'BicubicEnhancer', 'scale': 2}
+    with pytest.raises(ValueError, match=f'{block}:scale is 2, but scale is 4'):
         build_method(opt, CPU, MATLAB)
     assert method_class(opt).blocks_of(opt | {'rectify': 'none'}) == ()
 
