@@ -131,6 +131,8 @@ def bundled_photos() -> list[Tensor]:
 def convert(source: str | Path, out: str | Path, photos: Iterable[Tensor] | None = None) -> None:
     """Read, rescale to RMS 1 on ``photos`` (default: ``bundled_photos``), write atomically.
 
+    Weights and biases in half precision, which loading brings back to float32.
+
     Raises:
         ValueError, OSError: as ``read_hed``, and if ``out`` cannot be written.
     """
@@ -139,7 +141,9 @@ def convert(source: str | Path, out: str | Path, photos: Iterable[Tensor] | None
     trunk = VGGTrunk(relus, vgg_type='vgg16', weights='none')
     trunk.load_state_dict(params)
     rms = measure_rms(trunk, bundled_photos() if photos is None else photos)
-    content = {'params': rescale(params, rms), 'vgg_type': 'vgg16', 'layers': LAST_LAYER}
+    scaled = rescale(params, rms)
+    halved = {key: value.half() if 'conv' in key else value for key, value in scaled.items()}
+    content = {'params': halved, 'vgg_type': 'vgg16', 'layers': LAST_LAYER}
     with atomic_path(out) as temporary:
         torch.save(content, temporary)
 

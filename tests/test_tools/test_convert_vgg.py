@@ -91,15 +91,15 @@ def test_rescaling_changes_lengths_only(converted, kernels, photos, rng):
     """RMS 1 on the photographs; elsewhere each layer is Caffe's times one positive number."""
     trunk = VGGTrunk(RELUS, 'vgg16', str(converted))
     rms = convert_vgg.measure_rms(trunk, photos)
-    assert rms == pytest.approx(dict.fromkeys(RELUS, 1.0), rel=1e-5)
+    assert rms == pytest.approx(dict.fromkeys(RELUS, 1.0), rel=2e-4)  # weights are halves
     pixels = torch.cat([trunk(p)['relu2_1'].flatten() for p in photos])
-    assert pixels.square().mean().sqrt().item() == pytest.approx(1, rel=1e-5)
+    assert pixels.square().mean().sqrt().item() == pytest.approx(1, rel=2e-4)
     img = torch.rand(2, 3, 24, 40, generator=rng)
     expected = caffe_forward(kernels, img)
     for layer, feature in trunk(img).items():
         factor = (feature * expected[layer]).sum() / expected[layer].square().sum()
         assert factor > 0
-        assert_close(feature, factor * expected[layer], rtol=1e-4, atol=1e-4)
+        assert_close(feature, factor * expected[layer], rtol=2e-3, atol=5e-3)
 
 
 def test_wheel_and_command_line(monkeypatch, converted, h5_file, photos, tmp_path):
@@ -112,7 +112,7 @@ def test_wheel_and_command_line(monkeypatch, converted, h5_file, photos, tmp_pat
     contents = [torch.load(path, weights_only=True) for path in (converted, out)]
     assert contents[1]['vgg_type'] == 'vgg16' and contents[1]['layers'] == 'relu4_1'
     for key, value in contents[0]['params'].items():
-        assert value.dtype == torch.float32
+        assert value.dtype == (torch.float16 if 'conv' in key else torch.float32)
         assert torch.equal(value, contents[1]['params'][key])
 
 
