@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from photos import read_rgb
@@ -14,6 +15,7 @@ from photos import read_rgb
 import defsr  # noqa: F401  (before BasicSR: applies the patches)
 
 pytest_plugins = ['workspaces']
+cv2.setNumThreads(1)  # its threads do not survive the forks of some tests
 
 
 @pytest.fixture(autouse=True)

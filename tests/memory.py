@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 from processes import outcome_in_fork
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from defsr.utils.memory import forget_peak, resident
 
 
 class TensorBytes(TorchDispatchMode):
@@ -51,17 +51,12 @@ def peak_of(work: Callable[[], object]) -> tuple[str, int]:
     """What ``work`` returns or raises, as text, and the bytes that it added to a forked process."""
 
     def measured() -> tuple[str, int]:
-        Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
-        before = resident_peak()
+        forget_peak()
+        before = resident('VmHWM')
         try:
             told = str(work())
         except ValueError as error:
             told = f'ValueError: {error}'
-        return told, resident_peak() - before
+        return told, resident('VmHWM') - before
 
     return outcome_in_fork(measured)
-
-
-def resident_peak() -> int:
-    """The most bytes of memory that this process has held (Linux)."""
-    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024

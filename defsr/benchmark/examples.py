@@ -86,11 +86,11 @@ class Examples:
         options = self.benchmark.examples
         wins, losses = [], []
         for method, dataset, image in self.paths:
-            base = self.benchmark.compare_to
+            base = self.benchmark.compare_to[0]
             if method != options['method'] or (base, dataset, image) not in self.paths:
                 continue
             gt = tensor2img(self.data[dataset][self.numbers[dataset, image]]['gt'])
-            one, other = (self.image(each, dataset, image) for each in (method, str(base)))
+            one, other = (self.image(each, dataset, image) for each in (method, base))
             if one is None or other is None:
                 continue
             best, worst = best_windows(gt, one, other, options['side'])

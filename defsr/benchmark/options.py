@@ -39,6 +39,7 @@ PUBLISHED = {  # scores: PSNR and SSIM by data set
     'label': Text,
     'loss': Text | None,
     'scores': Mapping[str, Annotated[Sequence[NotNegative], entries(2, 2)]],
+    'differs': Text | None,
 }
 PLAIN = ('bicubic', 'pinv')
 BLOCKS = ('datasets', 'methods', 'groups', 'tables', 'bootstrap', 'examples')
@@ -74,9 +75,11 @@ class Benchmark:
     num_gpu: int | str
     datasets: Mapping[str, Mapping[str, Any]]
     methods: Mapping[str, Candidate]
-    compare_to: str | None = None
+    compare_to: Sequence[str] = ()
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scenes: Sequence[str] = ()
+    timed: Sequence[str] = ()
     tile: int | None = 96
     overlap: int = 16
     bootstrap: Mapping[str, int] = field(default_factory=dict)
@@ -94,14 +97,17 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     """
     check_run(opt)
     given = {key: value for key, value in opt.items() if value is not None}
+    if isinstance(given.get('compare_to'), str):
+        given['compare_to'] = [given['compare_to']]
     check_keys('', given, [each.name for each in fields(Benchmark)])
     check_arguments('', given, Benchmark)
     scale = check_int('scale', opt['scale'], 2)
     blocks = {name: check_block(name, given[name]) for name in BLOCKS if name in given}
     datasets = {name: _data_set(name, block, scale) for name, block in blocks['datasets'].items()}
     methods = {label: _candidate(label, block) for label, block in blocks['methods'].items()}
-    if 'compare_to' in given:
-        check_choice('compare_to', given['compare_to'], methods)
+    _check_names('compare_to', given.get('compare_to', ()), methods, ' of methods', 0)
+    for key in ('scenes', 'timed'):
+        _check_names(key, given.get(key, ()), datasets, ' of data sets', 0)
     for key in ('groups', 'tables'):
         for name, members in blocks.get(key, {}).items():
             check_text(f'A name in {key}', name)
@@ -127,7 +133,7 @@ def _examples(opt: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any
     check_int('examples:number', examples['number'], 1)
     check_int('examples:side', examples['side'], 16)
     _check_names('examples:show', examples['show'], methods, ' of methods', 0)
-    if not opt.get('save_images') or opt.get('compare_to') is None:
+    if not opt.get('save_images') or not opt.get('compare_to'):
         raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
     return examples
 
@@ -184,6 +190,8 @@ def loss_of(train: Mapping[str, Any] | None) -> str:
         parts.append(train['pixel_opt']['type'].removesuffix('Loss'))
     if train.get('perceptual_opt'):
         parts.append('perceptual')
+    if train.get('rank_opt'):
+        parts.append('rank')
     if train.get('gan_opt'):
         kind = train['gan_opt'].get('gan_type', 'gan')
         penalty = kind == 'wgan' and train.get('gradient_penalty_weight')

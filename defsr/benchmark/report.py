@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from defsr.benchmark.options import Benchmark
+from defsr.benchmark.runner import MEASURED, PERHAPS
 from defsr.images.figures import save_figure
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
 from defsr.utils.cli import visible
@@ -57,35 +58,45 @@ class Report:
         """Of the trained network; None if nothing is measured."""
         return next((row['parameters'] for row in self.rows if row['method'] == method), None)
 
-    def seconds_per_megapixel(self, method: str) -> float | None:
-        """Over all images of a method."""
-        rows = [row for row in self.rows if row['method'] == method]
+    def per_megapixel(self, method: str, key: str = 'seconds') -> float | None:
+        """Seconds or bytes (``memory``) per megapixel of a method's results in ``timed``."""
+        timed = self.benchmark.timed or tuple(self.benchmark.datasets)
+        rows = [
+            r for r in self.rows if r['method'] == method and r['dataset'] in timed and key in r
+        ]
         megapixels = sum(row['megapixels'] for row in rows)
-        return sum(row['seconds'] for row in rows) / megapixels if megapixels else None
+        return sum(row[key] for row in rows) / megapixels if megapixels else None
 
     def reason(self, method: str) -> str:
         """Why a method has failed, or ''."""
         reasons = [text for (label, _, _), text in self.failures.items() if label == method]
         return reasons[0] if reasons else ''
 
-    def difference(self, method: str, datasets: Sequence[str]) -> Difference | None:
-        """PSNR-Y minus that of ``compare_to`` over the images that both have; None if none."""
-        base = self.benchmark.compare_to
-        found: list[float] = []
+    def difference(self, method: str, datasets: Sequence[str], base: str) -> Difference | None:
+        """PSNR-Y minus that of ``base`` over what both have restored; None if that is nothing.
+
+        Of a data set of ``scenes`` the means of scenes are what counts, and is resampled.
+        """
+        found: dict[tuple[str, str], list[float]] = {}
         for dataset in datasets:
-            one = self.cells.get((method, dataset), {})
-            other = self.cells.get((base, dataset), {}) if base else {}
-            found += [one[k]['psnr'] - other[k]['psnr'] for k in one if k in other]
+            one, other = (self.cells.get((label, dataset), {}) for label in (method, base))
+            by_scene = dataset in self.benchmark.scenes
+            for image in [image for image in one if image in other]:
+                unit = scene_of(image) if by_scene else image
+                gain = one[image]['psnr'] - other[image]['psnr']
+                found.setdefault((dataset, unit), []).append(gain)
         if not found:
             return None
-        return paired_bootstrap(found, **self.benchmark.bootstrap)
+        means = [sum(gains) / len(gains) for gains in found.values()]
+        return paired_bootstrap(means, **self.benchmark.bootstrap)
 
     # -- Markdown ------------------------------------------------------------------------------
 
     def markdown(self) -> str:
         """The whole report."""
         parts = [f'# {escaped(self.benchmark.name)}', self._head(), self._scores()]
-        parts += [self._missing(), self._differences(), self._published()]
+        parts += [self._missing(), *map(self._differences, self.benchmark.compare_to)]
+        parts += [self._published()]
         return '\n\n'.join(filter(None, parts)) + '\n'
 
     def _head(self) -> str:
@@ -97,10 +108,12 @@ class Report:
         )
         command = visible(self.command).replace('`', "'")
         command = f'`{command}`, ' if command else ''
+        timed = ', '.join(map(escaped, self.benchmark.timed))
+        timed = f', of {timed}' if timed else ''
         return (
             f'{command}{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
-            'rounded to 8 bit. Parameters of what was trained for the row; seconds per megapixel '
-            'of the result, on the wall.'
+            f'rounded to 8 bit. Parameters of what was trained for the row; seconds (on the wall) '
+            f'and peak memory per megapixel of the result{timed}.'
         )
 
     def _scores(self) -> str:
@@ -116,14 +129,16 @@ class Report:
         lines = []
         for label, method in self.benchmark.methods.items():
             cells = [self._score(label, dataset) for dataset in datasets]
-            number, seconds = self.parameters(label), self.seconds_per_megapixel(label)
+            number = self.parameters(label)
+            seconds, memory = (self.per_megapixel(label, key) for key in ('seconds', 'memory'))
             lines.append([
                 label, method.loss, *cells,
                 '-' if number is None else f'{number / 1e6:.2f} M' if number else '0',
                 '-' if seconds is None else f'{seconds:.2g}',
+                '-' if memory is None else f'{memory / 2**30:.2g}',
             ])  # fmt: skip
         names = [f'{name} ({self.number(name)})' for name in datasets]
-        return markdown_table(['method', 'loss', *names, 'parameters', 's/MP'], lines)
+        return markdown_table(['method', 'loss', *names, 'parameters', 's/MP', 'GiB/MP'], lines)
 
     def _score(self, method: str, dataset: str) -> str:
         psnr, ssim = (self.mean(method, dataset, key) for key in ('psnr', 'ssim'))
@@ -145,48 +160,58 @@ class Report:
         ]
         return '\n'.join(lines)
 
-    def _differences(self) -> str:
-        base = self.benchmark.compare_to
-        if base is None:
-            return ''
+    def _differences(self, base: str) -> str:
         each = {name: (name,) for name in self.benchmark.datasets}
         columns: Mapping[str, Sequence[str]] = self.benchmark.groups or each
         lines = []
         for label in self.benchmark.methods:
             if label == base:
                 continue
-            cells = [_difference_cell(self.difference(label, names)) for names in columns.values()]
+            cells = [self._difference_cell(label, names, base) for names in columns.values()]
             lines.append([label, *cells])
         heads = [f'{n}: {", ".join(names)}' for n, names in columns.items()]
         table = markdown_table(['method', *heads], lines)
         samples = self.benchmark.bootstrap['samples']
+        scenes = ', '.join(map(escaped, self.benchmark.scenes))
+        units = f'images (over scenes in {scenes})' if scenes else 'images'
         return (
             f'PSNR-Y minus that of {escaped(base)} in dB, with the 95 % interval of a paired '
-            f'bootstrap over images ({samples:,d} resamples). No claim is made where the interval '
-            f'holds 0, nor of fewer than {FEWEST} images.\n\n{table}'
+            f'bootstrap over {units}, {samples:,d} resamples. No claim is made where the interval '
+            f'holds 0, nor of fewer than {FEWEST}.\n\n{table}'
         )
+
+    def _difference_cell(self, method: str, datasets: Sequence[str], base: str) -> str:
+        found = self.difference(method, datasets, base)
+        if found is None:
+            return '-'
+        if found.number < FEWEST:
+            unit = 'scene' if {*datasets} <= {*self.benchmark.scenes} else 'image'
+            return f'{found.mean:+.2f} ({found.number} {unit}{"s" * (found.number > 1)}, no claim)'
+        claim = '' if found.is_claim else ', no claim'
+        return f'{found.mean:+.2f} ({found.low:+.2f} .. {found.high:+.2f}{claim})'
 
     def _published(self) -> str:
         rows = self.benchmark.published
         if not rows:
             return ''
         names = list(dict.fromkeys(name for row in rows for name in row['scores']))
+        differs = ['what differs'] if any(row.get('differs') for row in rows) else []
         lines = [
-            [row['label'], row.get('loss', '-'), *(
+            [row['label'], row.get('loss') or '-', *(
                 '{:.2f} / {:.3f}'.format(*row['scores'][n]) if n in row['scores'] else '-'
                 for n in names
-            )]
+            ), *[row.get('differs') or '' for _ in differs]]
             for row in rows
         ]  # fmt: skip
         return 'As published, on whole data sets:\n\n' + markdown_table(
-            ['method', 'loss', *names], lines
+            ['method', 'loss', *names, *differs], lines
         )
 
     # -- the other forms -----------------------------------------------------------------------
 
     def as_csv(self) -> str:
         """A line per measured image."""
-        keys = ('method', 'dataset', 'image', 'psnr', 'ssim', 'seconds', 'megapixels', 'parameters')
+        keys = ('method', 'dataset', 'image', *MEASURED, *PERHAPS)
         text = io.StringIO()
         writer = csv.DictWriter(text, keys, extrasaction='ignore')
         writer.writeheader()
@@ -203,7 +228,8 @@ class Report:
             means[label] = {
                 'loss': method.loss,
                 'parameters': self.parameters(label),
-                'seconds_per_megapixel': self.seconds_per_megapixel(label),
+                'seconds_per_megapixel': self.per_megapixel(label),
+                'bytes_per_megapixel': self.per_megapixel(label, 'memory'),
                 'scores': cells,
                 'failed': self.reason(label) or None,
             }
@@ -259,6 +285,11 @@ class Report:
         self.draw(folder / 'results.png')
 
 
+def scene_of(image: str) -> str:
+    """What images of one scene share: the name without the numbers at its end."""
+    return re.sub(r'[\d_]+$', '', image)
+
+
 def escaped(text: object) -> str:
     """As Markdown, and the HTML that is made of it, show what a user has named something."""
     shown = visible(str(text)).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
@@ -270,12 +301,3 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[escaped(cell) for cell in line] for line in (head, *rows)]
     cells.insert(1, ['---', *['---:'] * (len(head) - 1)])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in cells)
-
-
-def _difference_cell(found: Difference | None) -> str:
-    if found is None:
-        return '-'
-    if found.number < FEWEST:
-        return f'{found.mean:+.2f} ({found.number} image{"s" * (found.number > 1)}, no claim)'
-    claim = '' if found.is_claim else ', no claim'
-    return f'{found.mean:+.2f} ({found.low:+.2f} .. {found.high:+.2f}{claim})'

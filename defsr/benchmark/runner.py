@@ -30,6 +30,7 @@ from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.cli import tell
 from defsr.utils.fingerprints import digest_of, digest_of_file, plain
+from defsr.utils.memory import PeakMemory
 from defsr.utils.paths import find_pretrained
 from defsr.utils.stopping import StopRequest
 from defsr.utils.strangers import is_block, is_number, parse_json
@@ -40,6 +41,7 @@ METRICS = {
     'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
 }
 MEASURED = (*METRICS, 'seconds', 'megapixels', 'parameters')
+PERHAPS = ('memory',)  # of which the rows of an older version say nothing
 GO_ON = 'Run the same command again to go on: what is measured is kept.'
 FAULTS = (ValueError, OSError, RuntimeError, KeyError, TypeError)
 
@@ -260,20 +262,21 @@ def rows_of(candidate: Candidate, benchmark: Benchmark, name: str, data: Any) ->
 def measure(
     restorer: Plain | Restorer, item: Mapping[str, Any]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """PSNR and SSIM on Y of one item, seconds and megapixels of the result, parameters.
+    """PSNR and SSIM on Y of one item, seconds, bytes and megapixels of the result, parameters.
 
     And the result, (H,W,3) BGR uint8.
     """
     refs = [ref[None] for ref in all_of(item, 'ref')]
-    start = time.perf_counter()
-    sr = restorer(item['lq'][None], refs)
-    seconds = time.perf_counter() - start
+    with PeakMemory() as peak:
+        start = time.perf_counter()
+        sr = restorer(item['lq'][None], refs)
+        seconds = time.perf_counter() - start
     image = tensor2img(sr)
     scores = metric_values(image, tensor2img(item['gt']), METRICS)
     megapixels = sr.shape[-2] * sr.shape[-1] / 1e6
     parameters = restorer.num_parameters
     more = {'seconds': seconds, 'megapixels': megapixels, 'parameters': parameters}
-    return scores | more, image
+    return scores | more | {'memory': peak.bytes}, image
 
 
 def image_path(folder: Path, row: Mapping[str, Any]) -> Path:
@@ -296,6 +299,7 @@ def collect(benchmark: Benchmark, folder: Path) -> list[dict]:
                 for row in rows_of(candidate, benchmark, name, data):
                     del row['number']
                     if row['key'] in known:  # its names are as they are called now
-                        measured = {key: known[row['key']][key] for key in MEASURED}
-                        found.append(row | measured)
+                        measured = known[row['key']]
+                        keys = [k for k in (*MEASURED, *PERHAPS) if is_number(measured.get(k))]
+                        found.append(row | {key: measured[key] for key in keys})
     return found

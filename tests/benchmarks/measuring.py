@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import datetime
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
@@ -27,6 +24,7 @@ from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.build import Restorer
+from defsr.utils.memory import PeakMemory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIOR = REPOSITORY / 'options/small/train_prior_small.yml'
@@ -127,37 +125,13 @@ def milliseconds(values: Sequence[float]) -> str:
     return f'{1000 * statistics.median(values):.3g}'
 
 
-def resident_mib(field: str = 'VmRSS') -> float:
-    """Memory of this process: now (``VmRSS``) or the most so far (``VmHWM``).
-
-    From the kernel's status file: ``ru_maxrss`` of a new process begins with its parent's.
-    """
-    status = Path('/proc/self/status')
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Give freed memory back to the system, and let ``VmHWM`` start anew."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL('libc.so.6').malloc_trim(0)
-    with suppress(OSError):
-        Path('/proc/self/clear_refs').write_text('5')
-
-
 def measured(work: Callable[[], object]) -> dict[str, float]:
     """Seconds and processor seconds of one run, MiB that the process grew by at its peak."""
-    forget_peak()
-    before = resident_mib()
-    start, start_cpu = time.perf_counter(), time.process_time()
-    work()
-    return {
-        'seconds': time.perf_counter() - start,
-        'processor': time.process_time() - start_cpu,
-        'mib': resident_mib('VmHWM') - before,
-    }
+    with PeakMemory() as peak:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        work()
+        seconds, processor = time.perf_counter() - start, time.process_time() - start_cpu
+    return {'seconds': seconds, 'processor': processor, 'mib': peak.bytes / MIB}
 
 
 def in_process(script: str, row: Mapping[str, object]) -> dict[str, float]:

@@ -24,14 +24,13 @@ import torch
 import yaml
 from enhancer_cases import stereo_images
 from measuring import (
+    MIB,
     REPOSITORY,
     answer,
     data_parser,
-    forget_peak,
     in_process,
     photograph,
     report,
-    resident_mib,
     table,
 )
 from torch import Tensor
@@ -44,6 +43,7 @@ from defsr.methods.base import STAGES
 from defsr.tools.demo_data import copy_demo_images
 from defsr.upscaling import NETWORK, Upscaler
 from defsr.utils.cli import run_cli
+from defsr.utils.memory import forget_peak, resident
 
 CASES = {
     'stereo': {'tile': 96},
@@ -62,14 +62,14 @@ class StageMeter:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
         forget_peak()
-        self.base, self.stage, self.start = resident_mib(), None, 0.0
+        self.base, self.stage, self.start = resident(), None, 0.0
 
     def __call__(self, stage: str | None, done: int = 0, total: int = 0) -> None:
         """Note the change from one stage to the next; None ends the last."""
         if stage == self.stage:
             return
         if self.stage:
-            seconds, mib = time.perf_counter() - self.start, resident_mib('VmHWM') - self.base
+            seconds, mib = time.perf_counter() - self.start, (resident('VmHWM') - self.base) / MIB
             self.rows[self.stage] = {'seconds': seconds, 'mib': mib}
         forget_peak()
         self.stage, self.start = stage, time.perf_counter()

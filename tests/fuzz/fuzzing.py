@@ -21,9 +21,9 @@ from pathlib import Path
 
 import cv2
 import torch
-from memory import resident_peak
 
 from defsr.utils.cli import run_cli, visible
+from defsr.utils.memory import forget_peak, resident
 
 LONG = os.environ.get('DEFSR_FUZZ') == 'long'
 SEED = int(os.environ.get('DEFSR_FUZZ_SEED', 20))
@@ -136,12 +136,12 @@ def _serve(work: Path, cases: Sequence[Callable], writing: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # of libpng, which nothing can silence
         used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-        Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+        forget_peak()
         sys.argv = ['tool']
         with open(writing, 'wb') as pipe:
             for case in cases:
                 column, text = outcome_of(case)
-                pickle.dump((column, text, resident_peak()), pipe)
+                pickle.dump((column, text, resident('VmHWM')), pipe)
                 pipe.flush()
     finally:
         os._exit(0)

@@ -104,6 +104,8 @@ def test_the_command(bench, workspace):
     )
     sizes = {round(r['megapixels'] * 1e6) for r in found if r['dataset'] == 'middle'}
     assert sizes == {32 * 32}
+    if Path('/proc/self/status').exists():
+        assert all(r['memory'] > 0 for r in found if r['method'] == 'DEF')
 
 
 def test_bicubic_on_the_stereo_pair(workspace, monkeypatch):
@@ -161,7 +163,7 @@ def test_a_failing_method_does_not_stop_the_others(bench, workspace):
     )
     text = (workspace / 'results/b/results.md').read_text()
     assert '- nowhere failed: ' in text and 'nowhere.pth' in text
-    assert '| nowhere | L1 | failed | failed | - | - |' in text
+    assert '| nowhere | L1 | failed | failed | - | - | - |' in text
     assert '- no file failed: methods:no file:options is none.yml' in text
     assert len(rows()) == 8 * len(os.listdir('datasets/gt'))
 
@@ -281,6 +283,7 @@ def test_losses_in_words():
     gan = l1 | {'perceptual_opt': {}, 'gan_opt': {'gan_type': 'wgan'}}
     assert loss_of(l1 | {'perceptual_opt': {'type': 'x'}}) == 'L1 + perceptual'
     gan['perceptual_opt'] = {'type': 'x'}
+    assert loss_of(gan | {'rank_opt': {'type': 'x'}}).startswith('L1 + perceptual + rank + GAN')
     assert loss_of(gan) == 'L1 + perceptual + GAN (wgan)'
     assert loss_of(gan | {'gradient_penalty_weight': 10}) == 'L1 + perceptual + WGAN-GP'
 
@@ -300,12 +303,50 @@ def test_differences_are_paired(bench):
         )
     ]  # fmt: skip
     report = Report(benchmark, measured, {})
-    found = report.difference('EDSR', ('whole', 'middle'))
+    found = report.difference('EDSR', ('whole', 'middle'), 'bicubic')
     assert (found.mean, found.number) == (2.0, 3) and 1 <= found.low < found.high <= 3
-    assert report.difference('DEF', ('whole',)) is None
+    assert report.difference('DEF', ('whole',), 'bicubic') is None
     text = report.markdown()
     assert '-1.00 (1 image, no claim)' in text and '+2.00 (3 images, no claim)' in text
-    assert report.seconds_per_megapixel('EDSR') == 0.5
+    assert report.per_megapixel('EDSR') == 0.5
+    two = read_benchmark(content | {'compare_to': ['bicubic', 'EDSR']})
+    text = Report(two, measured, {}).markdown()
+    assert 'PSNR-Y minus that of EDSR in dB' in text and '-4.00 (1 image, no claim)' in text
+
+
+def test_scenes_are_what_counts_and_is_resampled(bench):
+    """Ten images of one scene are one; names tell scenes but for the numbers at their end."""
+    gains = {
+        'near_lund00_0': 1.0,
+        'near_lund03_0': 3.0,
+        'near_lund12_0': 2.0,
+        'near_berlin1_0': 6.0,
+    }
+    measured = [
+        {'method': m, 'dataset': 'whole', 'image': i, 'psnr': 20 + p * (m == 'EDSR'), 'ssim': 0.5,
+         'seconds': 1.0, 'megapixels': 2.0, 'parameters': 3}
+        for i, p in gains.items() for m in ('bicubic', 'EDSR')
+    ]  # fmt: skip
+    benchmark = read_benchmark(bench | {'scenes': ['whole']})
+    found = Report(benchmark, measured, {}).difference('EDSR', ('whole',), 'bicubic')
+    assert (found.mean, found.number) == (4.0, 2)
+    text = Report(benchmark, measured, {}).markdown()
+    assert '+4.00 (2 scenes, no claim)' in text and 'over scenes in whole' in text
+    found = Report(read_benchmark(bench), measured, {}).difference('EDSR', ('whole',), 'bicubic')
+    assert (found.mean, found.number) == (3.0, 4)
+
+
+def test_costs_are_of_chosen_data_sets(bench):
+    """Seconds and memory per megapixel; rows of an older version say nothing of memory."""
+    rows = [
+        {'method': 'EDSR', 'dataset': d, 'image': 'a', 'psnr': 30.0, 'ssim': 0.5, 'seconds': s,
+         'megapixels': 2.0, 'parameters': 3_000_000, **more}
+        for d, s, more in (('whole', 1.0, {}), ('middle', 9.0, {'memory': 3 * 2**30}))
+    ]  # fmt: skip
+    timed = Report(read_benchmark(bench | {'timed': ['middle']}), rows, {})
+    assert timed.per_megapixel('EDSR') == 4.5
+    assert '| 3.00 M | 4.5 | 1.5 |' in timed.markdown() and 'of middle.' in timed.markdown()
+    assert Report(read_benchmark(bench), rows[:1], {}).per_megapixel('EDSR', 'memory') is None
 
 
 def test_tables_of_chosen_data_sets(bench):
@@ -318,8 +359,8 @@ def test_tables_of_chosen_data_sets(bench):
     ]  # fmt: skip
     text = Report(read_benchmark(content), measured, {}).markdown()
     first, second = text.split('Whole images:')[1].split('Middles:')
-    assert '| EDSR | L1 | 20.00 / 0.500 | 3.00 M | 0.5 |' in first
-    assert '| EDSR | L1 | 30.00 / 0.500 | 20.00 / 0.500 | 3.00 M | 0.5 |' in second
+    assert '| EDSR | L1 | 20.00 / 0.500 | 3.00 M | 0.5 | - |' in first
+    assert '| EDSR | L1 | 30.00 / 0.500 | 20.00 / 0.500 | 3.00 M | 0.5 | - |' in second
 
 
 MISTAKES = [
@@ -389,7 +430,7 @@ def test_what_a_user_has_named_is_shown_as_it_is(bench, workspace):
     assert r'| a\|b &lt;img onerror=x&gt; \[c\](d) $x$ $ | - |' in text
     assert not {'<img', '<b>', '<i>', '<u>', '<s>'} & set(text.replace('>', '> ').split())
     rows = [line for line in text.splitlines() if line.startswith('|')]
-    assert {len(re.split(r'(?<!\\)\|', line)) for line in rows} == {7, 5}
+    assert {len(re.split(r'(?<!\\)\|', line)) for line in rows} == {8, 5}
     report.write(Path('results/b'))
 
 
