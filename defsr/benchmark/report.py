@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from defsr.benchmark.chart import draw_chart
 from defsr.benchmark.options import Benchmark
 from defsr.benchmark.runner import MEASURED, PERHAPS
-from defsr.images.figures import save_figure
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
 from defsr.utils.cli import visible
 from defsr.utils.files import atomic_path
@@ -119,10 +119,11 @@ class Report:
     def _scores(self) -> str:
         return '\n\n'.join(
             f'{escaped(title)}:\n\n{self._table(names)}' if title else self._table(names)
-            for title, names in self._tables().items()
+            for title, names in self.tables().items()
         )
 
-    def _tables(self) -> Mapping[str, Sequence[str]]:
+    def tables(self) -> Mapping[str, Sequence[str]]:
+        """Titles and data sets of the tables of scores."""
         return self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
 
     def _table(self, datasets: Sequence[str]) -> str:
@@ -236,45 +237,6 @@ class Report:
         content = {'name': self.benchmark.name, 'methods': means, 'rows': self.rows}
         return json.dumps(content, indent=1) + '\n'
 
-    def draw(self, path: Path) -> None:
-        """dB over the first method: a panel per table, a group of bars per data set."""
-        from matplotlib.figure import Figure
-
-        first, *others = self.benchmark.methods
-        others = [m for m in others if any(label == m for label, _ in self.cells)]
-        panels = {}
-        for title, names in self._tables().items():
-            measured = [name for name in names if self.mean(first, name, 'psnr') is not None]
-            if measured:
-                panels[title] = measured
-        if not others or not panels:
-            return
-        bars = len(others) * max(map(len, panels.values()))
-        size = (min(14, max(7, 0.22 * bars + 2)), 0.8 + 3.2 * len(panels))
-        figure = Figure(figsize=size, dpi=110, layout='constrained')
-        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        for axis, (title, names) in zip(axes, panels.items(), strict=True):
-            self._draw_bars(axis, names, others)
-            axis.set(ylabel=f'PSNR-Y over {first}, dB', title=title)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside right upper', fontsize=8)
-        figure.suptitle(self.benchmark.name)
-        save_figure(figure, path)
-
-    def _draw_bars(self, axis: Any, datasets: Sequence[str], methods: Sequence[str]) -> None:
-        first, width = next(iter(self.benchmark.methods)), 0.8 / len(methods)
-        for number, method in enumerate(methods):
-            places, gains = [], []
-            for place, dataset in enumerate(datasets):
-                psnr, base = (self.mean(label, dataset, 'psnr') for label in (method, first))
-                if psnr is not None and base is not None:
-                    places.append(place + (number - (len(methods) - 1) / 2) * width)
-                    gains.append(psnr - base)
-            axis.bar(places, gains, width, label=method)
-        axis.axhline(0, color='black', linewidth=0.8)
-        axis.set_xticks(range(len(datasets)), datasets, fontsize=9)
-        axis.grid(axis='y', alpha=0.3)
-
     def write(self, folder: Path) -> None:
         """All four files, each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,12 +244,12 @@ class Report:
         for name, form in (forms | {'results.json': self.as_json}).items():
             with atomic_path(folder / name) as temporary:
                 Path(temporary).write_text(form(), encoding='utf-8')
-        self.draw(folder / 'results.png')
+        draw_chart(self, folder / 'results.png')
 
 
 def scene_of(image: str) -> str:
-    """What images of one scene share: the name without the numbers at its end."""
-    return re.sub(r'[\d_]+$', '', image)
+    """What images of one scene share: the input's name without the numbers at its end."""
+    return re.sub(r'[\d_]+$', '', image.split('__')[0])
 
 
 def escaped(text: object) -> str:

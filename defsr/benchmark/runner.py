@@ -12,6 +12,7 @@ from os import path as osp
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from basicsr.data import build_dataset
@@ -43,7 +44,7 @@ METRICS = {
 MEASURED = (*METRICS, 'seconds', 'megapixels', 'parameters')
 PERHAPS = ('memory',)  # of which the rows of an older version say nothing
 GO_ON = 'Run the same command again to go on: what is measured is kept.'
-FAULTS = (ValueError, OSError, RuntimeError, KeyError, TypeError)
+FAULTS = (ValueError, OSError, RuntimeError, KeyError, TypeError, cv2.error)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +83,12 @@ def confirm(matches: Matches, size: tuple[int, int], least: int) -> Confirmed | 
     if len(matches.query_yx) < LEAST_TO_FIT:
         return None
     query, key = (x.flip(1).contiguous().numpy() for x in matches)  # OpenCV's (x, y)
-    homography, planar = cv2.findHomography(query, key, _magsac(PLANAR_PIXELS))
-    fundamental, epipolar = cv2.findFundamentalMat(query, key, _magsac(EPIPOLAR_PIXELS))
-    if homography is None or planar is None:
+    homography, chosen = _fitted(cv2.findHomography, query, key, PLANAR_PIXELS)
+    if homography is None:
         return None
-    chosen = planar.ravel() > 0
-    if fundamental is not None and epipolar is not None:
-        general = epipolar.ravel() > 0
-        if chosen.sum() < PLANAR_SHARE * general.sum():
-            chosen = general
+    fundamental, general = _fitted(cv2.findFundamentalMat, query, key, EPIPOLAR_PIXELS)
+    if fundamental is not None and chosen.sum() < PLANAR_SHARE * general.sum():
+        chosen = general
     return None if chosen.sum() < 3 else _confirmed(matches, chosen, homography, size, least)
 
 
@@ -100,10 +98,9 @@ def planes_of(confirmed: Confirmed, most: int = 4) -> list[Confirmed]:
     left = confirmed.matches
     while len(found) < most and len(left.query_yx) >= LEAST_TO_FIT:
         query, key = (x.flip(1).contiguous().numpy() for x in left)
-        homography, planar = cv2.findHomography(query, key, _magsac(PLANAR_PIXELS))
-        if homography is None or planar is None or planar.sum() < LEAST_OF_PLANE:
+        homography, chosen = _fitted(cv2.findHomography, query, key, PLANAR_PIXELS)
+        if homography is None or chosen.sum() < LEAST_OF_PLANE:
             break
-        chosen = planar.ravel() > 0
         found.append(_confirmed(left, chosen, homography, confirmed.size, confirmed.least))
         left = Matches(*(x[torch.from_numpy(~chosen)] for x in left))
     return found
@@ -121,6 +118,19 @@ def _confirmed(
     covered = cv2.contourArea(hull) / (size[0] * size[1])
     of = len(matches.query_yx)
     return Confirmed(kept, covered, torch.from_numpy(homography), size, least, of)
+
+
+def _fitted(
+    find: Callable[..., Any], query: np.ndarray, key: np.ndarray, pixels: float
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """The model that OpenCV finds, or None, and the matches that agree with it, (K,) bool."""
+    try:
+        model, mask = find(query, key, _magsac(pixels))
+    except cv2.error:  # its refinement stumbles over a model that it has just refused
+        model = mask = None
+    if model is None or mask is None:
+        return None, np.zeros(len(query), bool)
+    return model, mask.ravel() > 0
 
 
 def _magsac(pixels: float) -> Any:

@@ -318,7 +318,7 @@ def test_scenes_are_what_counts_and_is_resampled(bench):
     """Ten images of one scene are one; names tell scenes but for the numbers at their end."""
     gains = {
         'near_lund00_0': 1.0,
-        'near_lund03_0': 3.0,
+        'near_lund03_0__near_lund03_1': 3.0,
         'near_lund12_0': 2.0,
         'near_berlin1_0': 6.0,
     }

@@ -157,6 +157,17 @@ def test_random_matches_are_not_confirmed(rng):
     assert found is None or not found.suffices
 
 
+@pytest.mark.parametrize('seed', [1189, 2197, 2296])
+def test_matches_that_opencv_stumbles_over_confirm_nothing(seed):
+    """Nine or ten on a grid: its refinement asserts a model that it has just refused."""
+    rng = np.random.default_rng(seed)
+    number = int(rng.integers(8, 14))
+    sides = (np.round(rng.random((number, 2)) * side / 32) * 32 for side in (128, 160))
+    query, key = (torch.from_numpy(x[:, ::-1].astype(np.float32)) for x in sides)
+    found = confirm(Matches(query, key), (128, 128), 16)
+    assert found is None or not found.suffices
+
+
 def test_a_homography_is_a_model_too(photo):
     gt, _ = MATLAB.make_lq(photo)
     (one,) = rectified(photo, turned(photo, 20, 1.0), model='homography', flow=False)
