@@ -8,12 +8,17 @@ from typing import Any, Literal, get_args
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
-from defsr.ops.warping import gather_positions, match_positions, upsample_nearest
+from defsr.ops.patch_sum import sum_positions
+from defsr.ops.warping import (
+    flat_positions,
+    gather_positions,
+    match_positions,
+    upsample_nearest,
+)
 from defsr.utils.checks import check_choice, check_int
 from defsr.utils.kinds import Count
 
@@ -152,7 +157,7 @@ class HardTransferArch(nn.Module):
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """As ``DCNTransferArch.forward``; ``feat_de`` and ``confidence`` are not used."""
         return {
-            level: _Fold.apply(
+            level: _fold(
                 aligned.feat_ref[level],
                 _positions_at(level, aligned),
                 LEVEL_FACTORS[level],
@@ -163,44 +168,21 @@ class HardTransferArch(nn.Module):
         }
 
 
-class _Fold(torch.autograd.Function):
-    """Nine shifted gathers: what ``unfold``, index and ``fold`` do, in constant memory.
+def _fold(feat: Tensor, position_yx: Tensor, factor: int, overlap: str, inside: bool) -> Tensor:
+    """What ``unfold``, index and ``fold`` do: feat (N,C,H',W'), position_yx (N,2,H,W) -> (N,C,H,W).
 
-    feat (N,C,H',W'), position_yx (N,2,H,W) int64, ``overlap`` and whether ``patches`` are those
-    inside, as of ``HardTransferArch`` -> (N,C,H,W). The way back adds up in the rows of one map,
-    without a copy of it for each tap.
+    ``overlap``, and whether ``patches`` are those ``inside``: as of ``HardTransferArch``.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, feat: Tensor, position_yx: Tensor, factor: int, overlap: str, inside: bool
-    ) -> Tensor:
-        num, _, height, width = position_yx.shape
-        total = feat.new_zeros((num, feat.shape[1], height, width))
-        count = feat.new_zeros((1, 1, height, width))
-        for rows, columns, neighbour in _neighbours(position_yx, factor, inside):
-            total[:, :, rows, columns] += gather_positions(feat, neighbour)
-            count[:, :, rows, columns] += 1
-        share = count if overlap == 'count' else len(TAPS)
-        ctx.save_for_backward(position_yx, torch.as_tensor(share))
-        ctx.factor, ctx.inside, ctx.shape = factor, inside, feat.shape
-        return total / share
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        position_yx, share = ctx.saved_tensors
-        grad = (grad / share).contiguous(memory_format=torch.channels_last)
-        num, channels, height, width = ctx.shape
-        pixels = grad.new_zeros((num * height * width, channels))
-        image = torch.arange(num, device=grad.device).view(-1, 1, 1) * (height * width)
-        for rows, columns, neighbour in _neighbours(position_yx, ctx.factor, ctx.inside):
-            y, x = neighbour.unbind(1)
-            found = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            flat = (y * width + x + image)[found]
-            pixels.index_add_(0, flat, grad[:, :, rows, columns].permute(0, 2, 3, 1)[found])
-        grad_feat = pixels.view(num, height, width, channels).permute(0, 3, 1, 2)
-        return grad_feat, None, None, None, None
+    num, _, height, width = position_yx.shape
+    index = position_yx.new_zeros((num, height, width, len(TAPS)))
+    share = feat.new_zeros(index.shape)
+    count = feat.new_zeros((height, width, 1))
+    for tap, (rows, columns, neighbour) in enumerate(_neighbours(position_yx, factor, inside)):
+        flat, found = flat_positions(neighbour, feat.shape[-2:])
+        index[:, rows, columns, tap] = flat
+        share[:, rows, columns, tap] = found.to(feat)
+        count[rows, columns] += 1
+    return sum_positions(feat, index, share.div_(count if overlap == 'count' else len(TAPS)))
 
 
 def _neighbours(

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from defsr.ops.block_matching import BLOCK
 from defsr.ops.deform import TAPS
-from defsr.ops.warping import finer_positions, gather_positions, upsample_nearest
+from defsr.ops.patch_sum import sum_positions
+from defsr.ops.warping import finer_positions, flat_positions, upsample_nearest
 
 
 def transfer_in_blocks(feat: Tensor, match_yx: Tensor, weight: Tensor, factor: int) -> Tensor:
@@ -26,27 +27,24 @@ def transfer_in_blocks(feat: Tensor, match_yx: Tensor, weight: Tensor, factor: i
     Returns:
         (N, C, f*h, f*w).
     """
-    size = match_yx.shape[-2:]
-    shares = _shares(size, feat)
-    out: Tensor | None = None
-    for share, (dy, dx) in zip(shares, TAPS, strict=True):
+    index = []
+    for dy, dx in TAPS:
         # A position p is at place d of the patch around p - d.
         around = match_yx.roll((dy, dx), (2, 3)) + match_yx.new_tensor([dy, dx]).view(1, 2, 1, 1)
-        values = gather_positions(feat, finer_positions(around, factor))
-        values = values * upsample_nearest(share, factor)
-        out = values if out is None else out + values
-    assert out is not None, 'there are nine taps'
-    return out * _interpolated(weight, factor)
+        index.append(flat_positions(finer_positions(around, factor), feat.shape[-2:])[0])
+    share = upsample_nearest(_shares(match_yx.shape[-2:], feat), factor).permute(0, 2, 3, 1)
+    total = sum_positions(feat, torch.stack(index, dim=-1), share.expand(len(feat), -1, -1, -1))
+    return total * _interpolated(weight, factor)
 
 
-def _shares(size: torch.Size, like: Tensor) -> list[Tensor]:
-    """For each tap (1, 1, h, w): one over the number of patches where its patch is, else 0."""
+def _shares(size: torch.Size, like: Tensor) -> Tensor:
+    """(1, 9, h, w), for each tap: one over the number of patches where its patch is, else 0."""
     inside = []
     for dy, dx in TAPS:
         rows = _is_inside(size[0], dy, like).view(-1, 1)
-        inside.append((rows * _is_inside(size[1], dx, like)).view(1, 1, *size))
-    count = torch.stack(inside).sum(dim=0)
-    return [each / count for each in inside]
+        inside.append(rows * _is_inside(size[1], dx, like))
+    taps = torch.stack(inside).unsqueeze(0)
+    return taps / taps.sum(dim=1, keepdim=True)
 
 
 def _is_inside(length: int, step: int, like: Tensor) -> Tensor:

@@ -55,15 +55,21 @@ def gather_positions(feat: Tensor, position_yx: Tensor) -> Tensor:
         (N, C, H, W) in channels_last memory order (whole pixels are copied).
     """
     num, channels, height, width = feat.shape
-    rows, columns = position_yx.unbind(1)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    flat = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    flat, inside = flat_positions(position_yx, (height, width))
     flat = flat + torch.arange(num, device=feat.device).view(-1, 1, 1) * (height * width)
     pixels = feat.permute(0, 2, 3, 1).reshape(-1, channels)
     values = pixels.index_select(0, flat.flatten()).view(*flat.shape, channels)
     if not bool(inside.all()):
         values = values * inside.unsqueeze(-1)
     return values.permute(0, 3, 1, 2)
+
+
+def flat_positions(position_yx: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(N,2,H,W) rows and columns -> (N,H,W) flat into ``size``, clamped, and whether inside it."""
+    height, width = size
+    rows, columns = position_yx.unbind(1)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1), inside
 
 
 def displacement(index: Tensor, key_size: Sequence[int]) -> Tensor:
