@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.interface import Correspondences
-from defsr.archs.layers import conv3, doubled, init_normal, leaky, to_image
+from defsr.archs.layers import conv3, doubled, init_normal, leaky, residual_blocks, to_image
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.archs.official_names import count_blocks, renamed
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
@@ -72,7 +71,7 @@ class C2Matching(nn.Module):
         self.check('network_g', {'num_ch': num_ch, 'num_group': num_group})
         num_ch = check_channels('network_g', num_ch)
         self.content_head = nn.Conv2d(3, num_feat, 3, padding=1)
-        self.content_body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
+        self.content_body = residual_blocks(num_block, num_feat)
         stages = {}
         for level in COARSE_TO_FINE:
             ends = to_image(num_feat) if level == COARSE_TO_FINE[-1] else doubled(num_feat)
@@ -164,7 +163,7 @@ class _Stage(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_ch, num_ch, 3, 3).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_ch))
         self.head = nn.Sequential(conv3(num_feat + num_ch, num_feat), leaky())
-        self.body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
+        self.body = residual_blocks(num_block, num_feat)
         self.tail = tail
 
     def forward(

@@ -7,17 +7,16 @@ from math import sqrt
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.interface import Restoration
+from defsr.archs.layers import ResidualBlock, conv3, residual_blocks
 from defsr.archs.masa_parts import (
     DualResidualAggregation,
     Encoder,
     SpatialAdaptation,
-    conv3,
     encoder_stage,
 )
 from defsr.archs.official_names import count_blocks, renamed
@@ -121,19 +120,16 @@ class MASA(nn.Module):
         self.dilations = tuple(dilations)
         self.encoder = Encoder(num_feat, num_block)
 
-        def blocks(number: int) -> nn.Sequential:
-            return make_layer(ResidualBlockNoBN, number, num_feat=num_feat)
-
         self.lr_quarter = encoder_stage(num_feat, num_feat, num_block_decoder[0])
         self.lr_half = encoder_stage(2 * num_feat, num_feat, num_block_decoder[1])
         self.lr_full = encoder_stage(2 * num_feat, num_feat, num_block_decoder[2])
         self.adapt = SpatialAdaptation(num_feat)
         self.merge = conv3(2 * num_feat, num_feat)
-        self.body_x1 = blocks(num_block_decoder[3])
+        self.body_x1 = residual_blocks(num_block_decoder[3], num_feat)
         self.aggregate_x2 = DualResidualAggregation(num_feat)
-        self.body_x2 = blocks(num_block_decoder[4])
+        self.body_x2 = residual_blocks(num_block_decoder[4], num_feat)
         self.aggregate_x4 = DualResidualAggregation(num_feat)
-        self.body_x4 = blocks(num_block_decoder[5])
+        self.body_x4 = residual_blocks(num_block_decoder[5], num_feat)
         self.last = conv3(num_feat, 3)
         self._init_weights()
 
@@ -156,7 +152,7 @@ class MASA(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             for module in self.modules():
-                if isinstance(module, ResidualBlockNoBN):
+                if isinstance(module, ResidualBlock):
                     module.conv1.weight.mul_(0.1)
                     module.conv2.weight.mul_(0.1)
             self.adapt.gamma.weight.zero_()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from defsr.archs.layers import conv3, residual_blocks
 
 
 class Encoder(nn.Module):
@@ -70,10 +71,4 @@ class DualResidualAggregation(nn.Module):
 def encoder_stage(num_in: int, num_feat: int, num_block: int, stride: int = 1) -> nn.Sequential:
     """A 3x3 convolution, ReLU and residual blocks."""
     head = nn.Conv2d(num_in, num_feat, 3, stride, 1)
-    blocks = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
-    return nn.Sequential(head, nn.ReLU(inplace=True), blocks)
-
-
-def conv3(num_in: int, num_out: int) -> nn.Conv2d:
-    """3x3, the size kept."""
-    return nn.Conv2d(num_in, num_out, 3, padding=1)
+    return nn.Sequential(head, nn.ReLU(inplace=True), residual_blocks(num_block, num_feat))

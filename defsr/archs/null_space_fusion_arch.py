@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from defsr.archs.layers import residual_blocks
 from defsr.diffusion.reference_null_space import NullSpaces, enlarged, trust
 from defsr.utils.kinds import Count
 
@@ -36,7 +36,7 @@ class NullSpaceFusion(nn.Module):
         self.scale = scale
         cells = scale**2
         self.first = nn.Conv2d(CANDIDATES * 3 * cells + 10, num_feat, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualBlockNoBN(num_feat) for _ in range(num_block)))
+        self.body = residual_blocks(num_block, num_feat)
         self.last = nn.Conv2d(num_feat, (CANDIDATES + 3) * cells, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from basicsr.archs.arch_util import ResidualBlockNoBN, default_init_weights, make_layer
+from basicsr.archs.arch_util import default_init_weights
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.layers import conv3
+from defsr.archs.layers import conv3, residual_blocks
 from defsr.utils.checks import check_image
 from defsr.utils.kinds import Count, Whole
 
@@ -47,7 +47,7 @@ class SRResNet(nn.Module):
         super().__init__()
         self.factors = {2: (2,), 3: (3,), 4: (2, 2)}[upscale]
         self.conv_first = conv3(num_in_ch, num_feat)
-        self.recon_trunk = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
+        self.recon_trunk = residual_blocks(num_block, num_feat)
         self.LRconv = conv3(num_feat, num_feat)
         for i, factor in enumerate(self.factors, start=1):
             self.add_module(f'upconv{i}', conv3(num_feat, num_feat * factor**2))

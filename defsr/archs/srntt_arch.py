@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.interface import Alignment, Restoration
-from defsr.archs.layers import conv3, doubled, init_normal, leaky, to_image
+from defsr.archs.layers import conv3, doubled, init_normal, leaky, residual_blocks, to_image
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.archs.official_names import count_blocks, renamed
 from defsr.archs.transfer_arch import HardTransferArch
@@ -76,7 +75,7 @@ class SRNTT(nn.Module):
         num_ch = check_channels('network_g', num_ch)
         self.swap = HardTransferArch(num_ch, patches='inside')
         self.content_head = conv3(3, num_feat)
-        self.content_body = make_layer(ResidualBlockNoBN, num_block[0], num_feat=num_feat)
+        self.content_body = residual_blocks(num_block[0], num_feat)
         self.stage = nn.ModuleDict()
         for level, number in zip(COARSE_TO_FINE, num_block[1:], strict=True):
             tail = to_image(num_feat) if level == COARSE_TO_FINE[-1] else doubled(num_feat)
@@ -141,7 +140,7 @@ class _Stage(nn.Module):
     def __init__(self, num_feat: int, num_ch: int, num_block: int, tail: nn.Module) -> None:
         super().__init__()
         self.head = nn.Sequential(conv3(num_feat + num_ch, num_feat), leaky())
-        self.body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat)
+        self.body = residual_blocks(num_block, num_feat)
         self.tail = tail
 
     def forward(self, x: Tensor, texture: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN, make_layer
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defsr.archs.layers import conv3
+from defsr.archs.layers import conv3, residual_blocks
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
 from defsr.utils.kinds import Count, Whole, entries
 
@@ -56,7 +55,7 @@ class TTSRAggregator(nn.Module):
         texture_ch = {level: ch * (1 + use_feat_de) for level, ch in num_ch.items()}
 
         def blocks(number: int) -> nn.Sequential:
-            return make_layer(ResidualBlockNoBN, number, num_feat=num_feat, res_scale=res_scale)
+            return residual_blocks(number, num_feat, res_scale)
 
         self.shallow_head = conv3(num_in_ch, num_feat)
         self.shallow_body = nn.Sequential(blocks(num_block[0]), conv3(num_feat, num_feat))

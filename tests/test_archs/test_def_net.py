@@ -95,7 +95,7 @@ def test_the_papers_size():
     """16 + 16 + 8 + 4 blocks of 64 features in TTSR's layout."""
     with torch.device('meta'):
         net = build_network({'type': 'TTSRAggregator'})
-    blocks = [m for m in net.modules() if type(m).__name__ == 'ResidualBlockNoBN']
+    blocks = [m for m in net.modules() if type(m).__name__ == 'ResidualBlock']
     assert len(blocks) == 16 + 16 + 2 * 8 + 3 * 4
     # TTSR's published main network has this many parameters (its textures included, its own
     # extractor not): counted layer by layer from the paper's figure and block numbers.
