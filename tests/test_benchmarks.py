@@ -202,3 +202,19 @@ def test_the_stage_meter_sees_time_and_memory(script):
     assert list(meter.rows) == ['one', 'two']
     assert 250 < meter.rows['one']['mib'] < 280
     assert meter.rows['two']['mib'] < 30
+
+
+@pytest.mark.parametrize('method', ['TTSR', 'MASA-SR', 'C2-Matching'])
+def test_ours_beside_the_authors_code(script, method, tmp_path, capsys, monkeypatch):
+    """Without a checkout: our half runs, and the method is left out in one line."""
+    bench = script('beside_official')
+    lq, ref = torch.rand(1, 3, 16, 18), torch.rand(1, 3, 40, 44)
+    with torch.no_grad():
+        assert bench.ours(method, tmp_path).work(lq, ref).shape == (1, 3, 64, 72)
+    monkeypatch.setattr(sys, 'argv', ['x', '--official', str(tmp_path), '--methods', method])
+    bench.main()
+    assert f'{method} is left out: there is no {tmp_path / method}.' in capsys.readouterr().err
+    theirs = torch.nn.Conv2d(3, 8, 3, padding=1)
+    drawn = bench.drawn(theirs.state_dict(), bias=None)
+    assert torch.equal(drawn['bias'], theirs.bias)
+    assert 0.5 < drawn['weight'].square().mean() * 27 / 0.5 < 2
