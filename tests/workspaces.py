@@ -7,9 +7,10 @@ The fixtures: ``workspace``, three pairs of photographs; ``opt``, a tiny DEF tha
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -231,6 +232,38 @@ def resumed_at(opt, iteration, build):
     state = Path(opt['path']['training_states'], f'{iteration}.state')
     model.resume_training(torch.load(state, weights_only=True))
     return model
+
+
+def resume_alike(workspace: Path, file: str) -> str:
+    """What a run of an option file says that goes on from its last checkpoint but one.
+
+    Its end is deleted first; every network and optimizer has to become the same again to the bit.
+    """
+    opt = load_options(file)
+    folder, last = workspace / 'experiments' / opt['name'], opt['train']['total_iter']
+    ends = [*folder.glob(f'models/*_{last}.pth'), folder / f'training_states/{last}.state']
+    whole = {path: torch.load(path, weights_only=True) for path in ends}
+    for path in folder.rglob('*'):
+        if re.search(rf'(_{last}|/{last}|_latest|_best)\.\w+$', str(path)):
+            path.unlink()
+    said = run_well(workspace, TRAIN, '-opt', file, '--auto_resume')
+    assert 'Resuming training' in said
+    for path, content in whole.items():
+        again = torch.load(path, weights_only=True)
+        for part in [key for key in content if key.startswith(('params', 'optimizers'))]:
+            assert same(again[part], content[part]), (path.name, part)
+    return said
+
+
+def same(one: object, other: object) -> bool:
+    """Equal to the last bit, tensors in containers included."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
 
 
 def train(model, opt, first, last):

@@ -46,6 +46,8 @@ class ContrastiveModel(SRModel):
     is found within one position of its true place, in percent.
     """
 
+    frozen_blocks = ('network_t',)  # never saved, so that resuming does not look for it
+
     def __init__(self, opt: dict) -> None:
         self.check(opt)
         self.query: str = opt['query']

@@ -60,7 +60,8 @@ class TrainingRun:
         self.state = read_state(path, device)
         ignored = opt['path'].get('ignore_resume_networks') or []
         frozen = method_class(opt).blocks_of(opt) if 'network_g' in opt else ()
-        opt['path']['ignore_resume_networks'] = [*ignored, *frozen]
+        beside = getattr(MODEL_REGISTRY.get(opt['model_type']), 'frozen_blocks', ())
+        opt['path']['ignore_resume_networks'] = [*ignored, *frozen, *beside]
         check_resume(opt, self.state['iter'])
         self._take_networks(opt, Path(path))
         if opt.get('seed_was_drawn') and 'defsr' in self.state:

@@ -18,6 +18,7 @@ from repository import REPOSITORY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from warm import ENVIRONMENT, Warm
 from witness import Witness
+from workspaces import same
 
 from defsr.running.checkpoints import Checkpoints
 
@@ -271,17 +272,6 @@ def load(path: Path) -> object:
     if path.suffix == '.json':
         return json.loads(path.read_text())
     return torch.load(path, weights_only=True)
-
-
-def same(one: object, two: object) -> bool:
-    """Equal to the last bit, tensors in containers included."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, two)
-    if isinstance(one, Mapping):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return one == two
 
 
 def session_of(pid: int) -> list[str]:

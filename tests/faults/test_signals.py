@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
-from harness import Result, Run, assert_gone, load, same, train_arguments
+from harness import Result, Run, assert_gone, load, train_arguments
 from ledger import LONG
+from workspaces import same
 
 pytestmark = pytest.mark.timeout(1200 if LONG else 120)
 

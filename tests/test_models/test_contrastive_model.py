@@ -8,7 +8,17 @@ from copy import deepcopy
 import pytest
 import torch
 from torch.testing import assert_close
-from workspaces import SMALL, TRAIN, loader_of, pairs, resumed_at, run_well, save_options, weights
+from workspaces import (
+    SMALL,
+    TRAIN,
+    loader_of,
+    pairs,
+    resume_alike,
+    resumed_at,
+    run_well,
+    save_options,
+    weights,
+)
 
 from defsr.config.files import load_options
 from defsr.models.contrastive_model import is_inside, true_places
@@ -38,7 +48,10 @@ def losses_of(said: str, name: str) -> list[float]:
 
 
 def test_the_three_trainings_as_typed(workspace):
-    """Each uses what the one before has left; the losses fall, the hit rate is printed."""
+    """Each uses what the one before has left; the losses fall, the hit rate is printed.
+
+    The student goes on to the bit, beside its teacher.
+    """
     teacher = small('C2_teacher_x4.yml')
     teacher['train'] |= {'total_iter': 8}
     said = run_well(workspace, TRAIN, '-opt', save_options(workspace / 't.yml', teacher))
@@ -48,8 +61,10 @@ def test_the_three_trainings_as_typed(workspace):
     assert len(rates) >= 2 and 0 < rates[-1] <= 100
 
     student = small('C2_student_x4.yml')
-    said = run_well(workspace, TRAIN, '-opt', save_options(workspace / 's.yml', student))
+    file = save_options(workspace / 's.yml', student)
+    said = run_well(workspace, TRAIN, '-opt', file)
     assert len(losses_of(said, 'l_distill')) == len(losses_of(said, 'l_contrastive')) == 4
+    resume_alike(workspace, file)
 
     last = small('C2_x4.yml')
     last['network_t']['weights'] = 'none'

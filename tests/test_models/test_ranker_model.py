@@ -12,7 +12,17 @@ import torch
 from golden_weights import fill
 from repository import REPOSITORY
 from torchvision.utils import save_image
-from workspaces import TRAIN, adam, loader_of, pairs, run, run_well, save_options, weights
+from workspaces import (
+    TRAIN,
+    adam,
+    loader_of,
+    pairs,
+    resume_alike,
+    run,
+    run_well,
+    save_options,
+    weights,
+)
 
 from defsr.archs.ranksrgan_arch import Ranker
 from defsr.benchmark.ranked import niqe
@@ -200,7 +210,8 @@ def test_options_that_cannot_be(opt, change, message):
 
 
 def test_the_commands(workspace, made):
-    """A Ranker by ``train.py``, then RankSRGAN by what it saved: the loss of rank falls."""
+    """A Ranker by ``train.py``, then RankSRGAN by what it saved: the loss of rank falls, and
+    generator and critic go on to the bit."""
     ranker = load_options(SMALL / 'ranker_x4.yml')
     for phase in ('train', 'val'):
         ranker['datasets'][phase]['dataroot_ranked'] = str(made[0])
@@ -231,10 +242,12 @@ def test_the_commands(workspace, made):
     opt['train']['gan_opt'] |= {'loss_weight': 1e-6}
     opt['logger'] |= {'print_freq': 1, 'save_checkpoint_freq': 6}
     opt['val'] |= {'val_freq': 12, 'tb_images': 0, 'compare_bicubic': False}
-    said = run_well(workspace, TRAIN, '-opt', save_options(workspace / 'g.yml', opt))
+    file = save_options(workspace / 'g.yml', opt)
+    said = run_well(workspace, TRAIN, '-opt', file)
     ranks = [float(value) for value in re.findall(r'l_g_rank: ([\d.e+-]+)', said)]
     assert len(ranks) == 12 and sum(ranks[-3:]) < sum(ranks[:3])
     assert 'l_g_pix' not in said and 'l_g_gan' in said
     state = torch.load(workspace / 'experiments/small_RankSRGAN_x4/models/net_g_latest.pth',
                        weights_only=True)  # fmt: skip
     assert not any('ranker' in key for key in state['params'])
+    resume_alike(workspace, file)

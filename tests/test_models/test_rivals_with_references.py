@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
-import torch
-from workspaces import TRAIN, run_well, save_options, shrink
+from workspaces import TRAIN, resume_alike, run_well, save_options, shrink
 
 TEXTURE = {'type': 'TTSRDiscriminator', 'num_feat': 4, 'input_size': 32}
 PERCEPTUAL = {
@@ -60,15 +58,4 @@ def test_training_goes_on_to_the_bit(workspace, name):
         label = {'perceptual_opt': 'percep'}.get(key, key.removesuffix('_opt'))
         assert len(logged(output, f'l_g_{label}')) == 6, key
     assert 'psnr' in output
-
-    folder = Path(workspace, 'experiments', opt['name'])
-    whole = torch.load(folder / 'models/net_g_24.pth', weights_only=True)
-    for path in folder.rglob('*'):
-        if re.search(r'(_24|/24|_latest|_best)\.\w+$', str(path)):
-            path.unlink()
-    output = run_well(workspace, TRAIN, '-opt', file, '--auto_resume')
-    assert logged(output, 'l_g_pix') == pixel[12:]
-    again = torch.load(folder / 'models/net_g_24.pth', weights_only=True)
-    for key in ('params', 'params_ema'):
-        assert whole[key].keys() == again[key].keys()
-        assert all(torch.equal(value, again[key][name]) for name, value in whole[key].items())
+    assert logged(resume_alike(workspace, file), 'l_g_pix') == pixel[12:]

@@ -27,7 +27,8 @@ def opt(tmp_path):
     folders = ('models', 'training_states', 'visualization')
     path = {name: str(tmp_path / name) for name in folders} | {'resume_state': None}
     networks = {'network_g': {'type': 'DEFNet'}, 'network_e': {}, 'network_t': {}}
-    return {'auto_resume': True, 'num_gpu': 0, 'path': path, 'manual_seed': 0, **networks}
+    run = {'auto_resume': True, 'num_gpu': 0, 'path': path, 'manual_seed': 0}
+    return run | {'model_type': 'DEFModel', **networks}
 
 
 def write(opt, current_iter, **more):
