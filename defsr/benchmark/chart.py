@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def draw_chart(report: Report, path: Path) -> None:
     """dB over the first method: a panel per table, a line per method, a column per data set.
 
-    In each column the best is the darkest, and bold. Nothing is drawn of one method alone.
+    In each column the best is the darkest, and bold. Means of a part of a data set are left out.
     """
     from matplotlib.figure import Figure
 
@@ -46,6 +46,8 @@ def draw_chart(report: Report, path: Path) -> None:
 
 
 def _gain(report: Report, method: str, dataset: str, base: str) -> float:
+    if any(not report.is_whole(label, dataset) for label in (method, base)):
+        return np.nan
     one, other = (report.mean(label, dataset, 'psnr') for label in (method, base))
     return np.nan if one is None or other is None else one - other
 

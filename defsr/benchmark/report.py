@@ -54,6 +54,10 @@ class Report:
         """Images of a data set that any method has restored."""
         return max((len(v) for (_, name), v in self.cells.items() if name == dataset), default=0)
 
+    def is_whole(self, method: str, dataset: str) -> bool:
+        """Whether a method has restored as many images of a data set as any has."""
+        return len(self.cells.get((method, dataset), {})) == self.number(dataset)
+
     def parameters(self, method: str) -> int | None:
         """Of the trained network; None if nothing is measured."""
         return next((row['parameters'] for row in self.rows if row['method'] == method), None)
@@ -146,7 +150,7 @@ class Report:
         if psnr is None:
             return 'failed' if self._failed(method, dataset) else '-'
         some = len(self.cells[method, dataset])
-        partial = '' if some == self.number(dataset) else f' ({some} only)'
+        partial = '' if self.is_whole(method, dataset) else f' ({some} only)'
         return f'{psnr:.2f} / {ssim:.3f}{partial}'
 
     def _failed(self, method: str, dataset: str) -> bool:

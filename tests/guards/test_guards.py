@@ -52,7 +52,7 @@ def test_every_row_of_the_small_benchmark(tmp_path, stereo):
         save_image(image[..., 200 : 200 + side, 300 : 300 + side], tmp_path / role / 'x.png')
     (tmp_path / 'options').symlink_to(OPTIONS)
     opt = load_options(OPTIONS / 'benchmark_small.yml')
-    for key in ('tables', 'groups', 'examples', 'published'):
+    for key in ('tables', 'groups', 'examples', 'published', 'compare_to', 'scenes', 'timed'):
         del opt[key]
     data = {'type': 'RefTripletDataset', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
     data |= {'degradation': 'matlab', 'io_backend': {'type': 'disk'}}
