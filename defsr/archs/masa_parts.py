@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.layers import conv3, residual_blocks
+from defsr.ops.matching import EPS
 
 
 class Encoder(nn.Module):
@@ -44,10 +45,17 @@ class SpatialAdaptation(nn.Module):
     def forward(self, lr: Tensor, ref: Tensor) -> Tensor:
         """Two (N,C,H,W) of one size, more than one position each -> (N,C,H,W)."""
         style = self.shared(torch.cat((lr, ref), dim=1))
-        std = lr.flatten(2).std(dim=2).view(*lr.shape[:2], 1, 1)
-        gamma = self.gamma(style) + std
-        beta = self.beta(style) + lr.mean(dim=(2, 3), keepdim=True)
-        return F.instance_norm(ref) * gamma + beta
+        mean = lr.mean(dim=(2, 3), keepdim=True)
+        energy = (lr - mean).square().sum(dim=(2, 3), keepdim=True)
+        std = (energy / (lr[0, 0].numel() - 1)).clamp_min(EPS**2).sqrt()
+        gamma = self.gamma(style).add_(std)
+        return self.beta(style).add_(mean).addcmul_(_instance_norm(ref), gamma)
+
+
+def _instance_norm(x: Tensor) -> Tensor:
+    """``F.instance_norm``, but in x's memory order, which that changes to channels outermost."""
+    parts = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class DualResidualAggregation(nn.Module):
@@ -63,9 +71,13 @@ class DualResidualAggregation(nn.Module):
 
     def forward(self, lr: Tensor, ref: Tensor) -> Tensor:
         """(N,C,H,W) and (N,C,2H,2W) -> (N,C,2H,2W)."""
-        of_ref = F.relu(self.up_ref(F.relu(self.down_ref(ref)) - lr)) + ref
-        of_lr = F.relu(self.up_lr(2 * lr - F.relu(self.down_lr(ref))))
-        return F.relu(self.merge(torch.cat((of_ref, of_lr), dim=1)))
+        of_ref = _relu(self.up_ref(_relu(self.down_ref(ref)) - lr)) + ref
+        of_lr = _relu(self.up_lr(2 * lr - _relu(self.down_lr(ref))))
+        return _relu(self.merge(torch.cat((of_ref, of_lr), dim=1)))
+
+
+def _relu(x: Tensor) -> Tensor:
+    return F.relu(x, inplace=True)
 
 
 def encoder_stage(num_in: int, num_feat: int, num_block: int, stride: int = 1) -> nn.Sequential:
