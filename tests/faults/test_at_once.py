@@ -137,7 +137,7 @@ def test_two_benchmarks_of_one_name_share_the_work(runs, dice):
         lines = (folder / 'rows.jsonl').read_text().split('\n')
         rows = {row.pop('key'): row for row in map(json.loads, filter(None, lines))}
         for row in rows.values():
-            row.pop('seconds')
+            del row['seconds'], row['memory']
         images = {
             str(path.relative_to(folder)): path.read_bytes()
             for path in (folder / 'images').rglob('*.png')
