@@ -9,7 +9,8 @@ What the authors' data sets hand to their networks is made here as this package 
 interpolated images without rounding, and for MASA the input padded to multiples of 8.
 
 Timed, each run in a process of its own: everything from images in memory to the result, without
-gradients, in one piece. Memory is the most that the process grew by. Results are compared twice:
+gradients, in one piece; threads wait without turning, so that other work on the machine costs both
+alike. Memory is the most that the process grew by. Results are compared twice:
 as timed, where rounding decides between places that match almost alike, and at half the size in
 float64, with the lead that a match needs over an earlier one set to 0 in ours, as in theirs.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -294,6 +296,7 @@ def main() -> None:
     if args.row:
         one_run(json.loads(args.row))
         return
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     known = {method: args.official / RIVALS[method].repository for method in args.methods}
     for method, code in known.items():
         if not code.is_dir():
