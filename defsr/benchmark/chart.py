@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +25,16 @@ def draw_chart(report: Report, path: Path) -> None:
     others = [label for label in others if any(label == method for method, _ in report.cells)]
     panels = {}
     for title, names in report.tables().items():
-        gains = np.array([[_gain(report, x, name, first) for name in names] for x in others])
-        seen = np.isfinite(gains).any(axis=0) if others else np.zeros(len(names), bool)
-        if seen.any():
-            panels[title] = (
-                gains[:, seen],
-                [name for name, is_seen in zip(names, seen, strict=True) if is_seen],
-            )
+        columns = {name: [_gain(report, label, name, first) for label in others] for name in names}
+        panels[title] = {name: x for name, x in columns.items() if np.isfinite(x).any()}
+    panels = {title: panel for title, panel in panels.items() if panel}
     if not panels:
         return
-    columns = max(len(names) for _, names in panels.values())
-    size = (3 + columns, (1 + 0.26 * len(others)) * len(panels) + 0.6)
+    size = (3 + max(map(len, panels.values())), (1 + 0.26 * len(others)) * len(panels) + 0.6)
     figure = Figure(figsize=size, dpi=110, layout='constrained')
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-    for axis, (title, (gains, names)) in zip(axes, panels.items(), strict=True):
-        _draw_panel(axis, gains, names, others)
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        _draw_panel(axis, panel, others)
         axis.set_title(title, fontsize=10)
     figure.suptitle(f'{report.benchmark.name}: PSNR-Y over {first}, dB')
     save_figure(figure, path)
@@ -52,9 +47,8 @@ def _gain(report: Report, method: str, dataset: str, base: str) -> float:
     return np.nan if one is None or other is None else one - other
 
 
-def _draw_panel(
-    axis: Any, gains: np.ndarray, datasets: Sequence[str], methods: Sequence[str]
-) -> None:
+def _draw_panel(axis: Any, panel: Mapping[str, list[float]], methods: Sequence[str]) -> None:
+    gains = np.array(list(panel.values())).T
     low, high = np.nanmin(gains, axis=0), np.nanmax(gains, axis=0)
     shade = (gains - low) / np.maximum(high - low, 1e-6)
     axis.imshow(shade, cmap='YlGn', vmin=0, vmax=1.4, aspect='auto')
@@ -63,6 +57,6 @@ def _draw_panel(
             weight = 'bold' if gain == high[column] else 'normal'
             style = {'ha': 'center', 'va': 'center', 'fontsize': 8, 'weight': weight}
             axis.text(column, line, f'{gain:+.2f}', **style)
-    axis.set_xticks(range(len(datasets)), datasets, fontsize=8)
+    axis.set_xticks(range(len(panel)), [*panel], fontsize=8)
     axis.set_yticks(range(len(methods)), methods, fontsize=8)
     axis.tick_params(length=0)

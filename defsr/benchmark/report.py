@@ -18,6 +18,7 @@ import torch
 from defsr.benchmark.chart import draw_chart
 from defsr.benchmark.options import Benchmark
 from defsr.benchmark.runner import MEASURED, PERHAPS
+from defsr.data.pair_list import scene_of
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
 from defsr.utils.cli import visible
 from defsr.utils.files import atomic_path
@@ -116,7 +117,7 @@ class Report:
         timed = f', of {timed}' if timed else ''
         return (
             f'{command}{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
-            f'rounded to 8 bit. Parameters of what was trained for the row; seconds (on the wall) '
+            'rounded to 8 bit. Parameters of what was trained for the row; seconds (on the wall) '
             f'and peak memory per megapixel of the result{timed}.'
         )
 
@@ -249,11 +250,6 @@ class Report:
             with atomic_path(folder / name) as temporary:
                 Path(temporary).write_text(form(), encoding='utf-8')
         draw_chart(self, folder / 'results.png')
-
-
-def scene_of(image: str) -> str:
-    """What images of one scene share: the input's name without the numbers at its end."""
-    return re.sub(r'[\d_]+$', '', image.split('__')[0])
 
 
 def escaped(text: object) -> str:

@@ -34,6 +34,11 @@ class Pair:
         return shortened(stem, MAX_STEM)
 
 
+def scene_of(result_stem: str) -> str:
+    """What images of one scene share: the input's name without the numbers at its end."""
+    return re.sub(r'[\d_]+$', '', result_stem.split('__')[0])
+
+
 def read_pair_list(path: str | Path, option: str = 'pair_list') -> list[Pair]:
     """Read a text file with lines ``gt ref1 [ref2 ...]``; blank lines and ``#`` lines are skipped.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -58,11 +57,6 @@ class PeakMemory:
             self.before = resident()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         peak = torch.cuda.max_memory_allocated() if self.on_gpu else resident('VmHWM')
         self.bytes = max(0, peak - self.before)

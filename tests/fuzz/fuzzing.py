@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import torch
 
 from defsr.utils.cli import run_cli, visible
@@ -131,7 +130,6 @@ def _serve(work: Path, cases: Sequence[Callable], writing: int) -> None:
     """Be the process that runs cases; never returns."""
     try:
         torch.set_num_threads(1)  # OpenMP does not survive a fork
-        cv2.setNumThreads(1)
         os.chdir(work)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # of libpng, which nothing can silence
         used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
