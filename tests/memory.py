@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from defsr.utils.memory import PeakMemory
+from defsr.utils.memory import forget_peak, resident
 
 
 class TensorBytes(TorchDispatchMode):
@@ -51,11 +51,12 @@ def peak_of(work: Callable[[], object]) -> tuple[str, int]:
     """What ``work`` returns or raises, as text, and the bytes that it added to a forked process."""
 
     def measured() -> tuple[str, int]:
-        with PeakMemory() as peak:
-            try:
-                told = str(work())
-            except ValueError as error:
-                told = f'ValueError: {error}'
-        return told, peak.bytes
+        forget_peak()
+        before = resident('VmHWM')
+        try:
+            told = str(work())
+        except ValueError as error:
+            told = f'ValueError: {error}'
+        return told, resident('VmHWM') - before
 
     return outcome_in_fork(measured)
