@@ -65,10 +65,12 @@ class ReferenceKeys(NamedTuple):
             return None
         positions = {}
         for level, factor in LEVEL_FACTORS.items():
-            place = match_positions(index, self.key_size, factor)
             radius = pixels * factor // FINEST
             if factor > 1 and radius:
+                cells = match_positions(index, self.key_size)
                 maps = feat_de[level], self.keys[level]
-                place = refine_positions(*maps, place, radius, window=2 * factor + 1)
+                place = refine_positions(*maps, cells, factor, radius, window=2 * factor + 1)
+            else:
+                place = match_positions(index, self.key_size, factor)
             positions[level] = place
         return positions

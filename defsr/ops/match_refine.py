@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.ops.warping import gather_positions
+from defsr.ops.warping import finer_positions, flat_positions
 from defsr.utils.checks import check_at_least, check_int
 
 EPS = 1e-12
+TIE = 1e-6  # of mean cosines
+PIECE = 2**18  # numbers of the key's blocks that are read at a time: they stay in the caches
 
 
 @torch.no_grad()
 def refine_positions(
-    query: Tensor, key: Tensor, position_yx: Tensor, radius: int, window: int
+    query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: int, window: int
 ) -> Tensor:
     """Each position's match, moved by at most ``radius`` in y and x. Not in the paper.
 
     A match of the coarsest level, carried to a finer one, is off by up to half a coarse cell. Of
     the (2 radius + 1)^2 shifts of it, that with the largest mean cosine over a window around the
-    position is taken; of equal ones the shortest.
+    position is taken; of those within 1e-6 of it the shortest.
+
+    The ``factor``^2 positions of a cell go to one block of the key, so that for each cell one
+    matrix product of its queries with the block and ``radius`` positions around it has the
+    products of all shifts.
 
     Args:
-        query: (N, C, H, W) features.
+        query: (N, C, factor*h, factor*w) features.
         key: (N, C, H', W') features of the same level.
-        position_yx: (N, 2, H, W) int64, rows then columns in the key map.
+        match_yx: (N, 2, h, w) int64, rows then columns of the match of each cell, in cells.
+        factor: side of a cell in positions.
         radius: of the search, in positions, >= 0.
         window: side of the window that is averaged over, odd.
 
     Returns:
-        (N, 2, H, W) int64. They may lie outside the map by ``radius``.
+        (N, 2, factor*h, factor*w) int64. They may lie outside the map by ``radius``.
 
     Raises:
         ValueError: for a radius below 0 and an even window.
@@ -38,22 +47,55 @@ def refine_positions(
     check_int('radius', radius, 0)
     if check_at_least('window', window, 1) % 2 == 0:
         raise ValueError(f'window is {window}, but must be odd.')
-    query = query / query.square().sum(dim=1, keepdim=True).sqrt().clamp_min(EPS)
-    key_scale = key.square().sum(dim=1, keepdim=True).sqrt().clamp_min(EPS).reciprocal()
-    best: Tensor | None = None
-    best_shift = torch.zeros_like(position_yx)  # the first of the shifts
-    for shift in _shifts(radius):
-        shift_yx = position_yx.new_tensor(shift).view(1, 2, 1, 1)
-        places = position_yx + shift_yx
-        cosine = (query * gather_positions(key, places)).sum(dim=1, keepdim=True)
-        score = _mean_around(cosine * gather_positions(key_scale, places), window)
-        if best is None:
-            best = score
-            continue
-        better = score > best
-        best = torch.where(better, score, best)
-        best_shift = torch.where(better, shift_yx, best_shift)
-    return position_yx + best_shift
+    shifts = _shifts(radius)
+    score = _mean_around(_cosines(query, key, match_yx, factor, radius), window)
+    side = 2 * radius + 1
+    ranked = score[:, [(y + radius) * side + x + radius for y, x in shifts]]
+    least = ranked.amax(dim=1, keepdim=True) - TIE
+    first = (ranked >= least).to(torch.uint8).argmax(dim=1)
+    moved = torch.tensor(shifts, device=first.device)[first]  # (N, H, W, 2)
+    return finer_positions(match_yx, factor) + moved.permute(0, 3, 1, 2)
+
+
+def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: int) -> Tensor:
+    """(N, (2 radius + 1)^2, H, W), of each position and each shift of its match, row by row."""
+    num, channels, height, width = query.shape
+    rows, columns = match_yx.shape[-2:]
+    side, reach = factor + 2 * radius, 2 * radius + 1
+    query_cells = query.view(num, channels, rows, factor, columns, factor)
+    query_cells = query_cells.permute(0, 2, 4, 3, 5, 1)  # (N, h, w, factor, factor, C)
+    pixels = key.permute(0, 2, 3, 1).reshape(-1, channels)
+    scale = _one_over_norm(key).flatten()
+    around = torch.arange(-radius, factor + radius, device=key.device)
+    block_yx = torch.stack(torch.meshgrid(around, around, indexing='ij')).view(1, 2, 1, -1)
+    out = query.new_empty(num, reach**2, rows, factor, columns, factor)
+    step = max(1, PIECE // (side**2 * channels))
+    for n, row, start in _pieces(num, rows, columns, step):
+        at = n, row, slice(start, start + step)
+        corner = match_yx[n, :, row, start : start + step, None] * factor
+        flat, inside = flat_positions(corner.unsqueeze(0) + block_yx, key.shape[-2:])
+        flat = flat.flatten() + n * key.shape[-2] * key.shape[-1]
+        blocks = pixels.index_select(0, flat).view(-1, side**2, channels)
+        products = query_cells[at].reshape(-1, factor**2, channels) @ blocks.transpose(1, 2)
+        products *= (scale[flat] * inside.flatten()).view(-1, 1, side**2)
+        # The key position of query (i, j) and shift (y, x) is (i + y, j + x) of its block.
+        strides = (products.stride(0), side, 1, factor * side**2 + side, side**2 + 1)
+        shifted = products.as_strided((len(products), reach, reach, factor, factor), strides)
+        out[n, :, row, :, start : start + step] = shifted.flatten(1, 2).permute(1, 2, 0, 3)
+    return out.view(num, -1, height, width).mul_(_one_over_norm(query))
+
+
+def _pieces(num: int, rows: int, columns: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Image, row and first column of pieces of a row of cells."""
+    for n in range(num):
+        for row in range(rows):
+            for start in range(0, columns, step):
+                yield n, row, start
+
+
+def _one_over_norm(x: Tensor) -> Tensor:
+    """(N,C,H,W) -> (N,1,H,W), of each position's features."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(EPS).reciprocal()
 
 
 def _shifts(radius: int) -> list[tuple[int, int]]:
@@ -63,6 +105,8 @@ def _shifts(radius: int) -> list[tuple[int, int]]:
 
 
 def _mean_around(x: Tensor, window: int) -> Tensor:
-    """(N,1,H,W), the mean over the window's part inside the map."""
-    pad = window // 2
-    return F.avg_pool2d(x, window, stride=1, padding=pad, count_include_pad=False)
+    """(N,K,H,W), the mean over the window's part inside the map."""
+    for size in ((window, 1), (1, window)):
+        pad = [side // 2 for side in size]
+        x = F.avg_pool2d(x, size, stride=1, padding=pad, count_include_pad=False)
+    return x
