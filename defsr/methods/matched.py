@@ -36,6 +36,7 @@ from defsr.ops.match_border import match_patches_carried
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
+from defsr.ops.matching_near import match_patches_near
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.tiles import Tile
 from defsr.utils.checks import check_choice, check_int
@@ -67,6 +68,8 @@ class Matched(Method[ReferenceKeys]):
         match_patch_size: side of the matched patches in positions, odd; 3 in the paper.
         match_border: ``zeros`` (the paper): patches may reach beyond the maps; ``inside`` (SRNTT):
             they may not, positions at the border go with the nearest. With ``exact`` only.
+        match_reach: a rectified reference is searched only so many positions around each; 0:
+            everywhere, as references are that are not in the frame of the input.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
         rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
@@ -79,7 +82,7 @@ class Matched(Method[ReferenceKeys]):
     blocks = ('network_e', 'network_t')
     only_scale = max(LEVEL_FACTORS.values())
     learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_border')
-    options = (*learned, 'match_search', *RECTIFY_OPTIONS)
+    options = (*learned, 'match_search', 'match_reach', *RECTIFY_OPTIONS)
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class Matched(Method[ReferenceKeys]):
         match_patch_size: int = 3,
         match_refine: int = 0,
         match_border: str = 'zeros',
+        match_reach: int = 0,
         **rectifying: Any,
     ) -> None:
         super().__init__(degradation, **rectifying)
@@ -109,6 +113,13 @@ class Matched(Method[ReferenceKeys]):
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
+        self.reach = check_int('match_reach', match_reach, 0)
+        others = {'match_border': match_border == 'inside', 'match_check': match_check != 'none'}
+        if self.reach and any(others.values()):
+            raise ValueError(
+                f'match_reach is {match_reach}, which goes with match_border: zeros and '
+                'match_check: none only. Set it to 0, or these.'
+            )
 
     def check_data(self, opt: Mapping[str, Any], is_train: bool) -> None:
         """Refuse what would train on other images than intended, or for weeks."""
@@ -169,6 +180,8 @@ class Matched(Method[ReferenceKeys]):
         """Index and confidence (N,h,w) of query features, checked if asked for."""
         key, mask = references.key, references.mask
         options: dict[str, Any] = {'patch_size': self.patch_size, 'progress': progress}
+        if self.reach and references.in_frame and query.shape == key.shape:
+            return match_patches_near(query, key, self.reach, key_mask=mask, **options)
         index, confidence = self.search(query, key, key_mask=mask, **options)
         if self.match_check != 'none':
             back_index, _ = self.search(key, query, **options)

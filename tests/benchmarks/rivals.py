@@ -4,9 +4,10 @@
 
 From the folder where ``datasets/`` is (docs/small_benchmark.md). Each row is an option file of
 ``options/small``, trained by the real command for so many iterations of its own recipe, in a folder
-that is deleted; then its second half once more with ``--auto_resume``. A row whose data or weights
-are not there is left out, with a line. Sizes are tried with the shipped weights: two inputs, each
-with both of two references in one call.
+that is deleted; then its second half once more with ``--auto_resume``, and its first batches once
+more with what was learned, since batches differ far more than 50 iterations change. A row whose
+data or weights are not there is left out, with a line. Sizes are tried with the shipped weights:
+two inputs, each with both of two references in one call.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ ROWS = (
 )  # fmt: skip
 INPUTS = (20, 31), (33, 24)  # height, width
 REFERENCES = (96, 120), (77, 141)
-FIRST = 5  # iterations whose mean loss is told
+FIRST = 5  # batches whose mean loss is told
 
 
 def losses(said: str) -> list[float]:
@@ -50,37 +51,47 @@ def losses(said: str) -> list[float]:
     raise RuntimeError(f'no loss in what the training said: {said[-500:]}')
 
 
-def train(folder: Path, row: str, number: int) -> tuple[list[float], list[float], float]:
-    """Losses of all iterations, those of the second half resumed, the largest difference after.
+def run(folder: Path, row: str, number: int, *more: str, resume: bool = False) -> list[float]:
+    """Losses of a training of so many iterations, by the real command.
 
     Raises:
         RuntimeError: the command ends in an error, of which this is the last line.
     """
-    said = {}
+    force = [f'name=try_{row}', f'train:total_iter={number}', f'val:val_freq={10 * number}']
+    force += ['logger:print_freq=1', f'logger:save_checkpoint_freq={max(1, number // 2)}']
+    force += ['logger:keep_last=~', 'logger:use_tb_logger=false', *more]
+    command = [sys.executable, '-m', 'defsr.train', '-opt', f'options/small/{row}.yml']
+    command += ['--auto_resume'] * resume
+    done = subprocess.run(
+        [*command, '--force_yml', *force], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+    return losses(done.stdout + done.stderr)
+
+
+def train(folder: Path, row: str, number: int) -> tuple[list[float], list[float], float, bool]:
+    """Train, resume half-way, and see the first batches again with what was learned.
+
+    Returns:
+        Losses of the first batches before and after, the largest difference between the weights at
+        the end and those of the resumed training, and whether the losses on the way are the same.
+    """
+    whole = run(folder, row, number)
     models = folder / f'experiments/try_{row}/models'
-    for flags in ([], ['--auto_resume']):
-        force = [f'name=try_{row}', f'train:total_iter={number}', f'val:val_freq={10 * number}']
-        force += ['logger:print_freq=1', f'logger:save_checkpoint_freq={number // 2}']
-        force += ['logger:keep_last=~', 'logger:use_tb_logger=false']
-        command = [sys.executable, '-m', 'defsr.train', '-opt', f'options/small/{row}.yml', *flags]
-        done = subprocess.run(
-            [*command, '--force_yml', *force], cwd=folder, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
-        said[bool(flags)] = losses(done.stdout + done.stderr)
-        if not flags:
-            ends = [*models.glob(f'*_{number}.pth'), *models.glob('*_latest.pth')]
-            whole = {path: torch.load(path, weights_only=True) for path in ends}
-            state = models.with_name('training_states') / f'{number}.state'
-            for path in (*ends, state):
-                path.unlink()
+    ends = [*models.glob(f'*_{number}.pth'), *models.glob('*_latest.pth')]
+    weights = {path: torch.load(path, weights_only=True) for path in ends}
+    for path in (*ends, models.with_name('training_states') / f'{number}.state'):
+        path.unlink()
+    resumed = run(folder, row, number, resume=True)
     off = max(
         difference(torch.load(path, weights_only=True), content)
-        for path, content in whole.items()
-        if path.exists()
+        for path, content in weights.items()
     )
-    return said[False], said[True], off
+    learned = models.rename(folder / row) / f'net_g_{number}.pth'
+    given = [f'path:pretrain_network_g={learned}', 'path:param_key_g=params']
+    after = run(folder, row, FIRST, *given)
+    return whole[:FIRST], after, off, whole[-len(resumed) :] == resumed
 
 
 def difference(one: Mapping, other: Mapping) -> float:
@@ -138,17 +149,14 @@ def main() -> None:
             (here / 'experiments' / path.name).symlink_to(path.resolve())
         for row in tqdm(args.rows, unit='row'):
             try:
-                whole, resumed, off = train(here, row, args.iterations)
+                before, after, off, alike = train(here, row, args.iterations)
             except RuntimeError as error:
                 left_out.append(f'{row} is left out: {error}')
                 continue
-            means = [statistics.fmean(part) for part in (whole[:FIRST], whole[-FIRST:])]
-            alike = whole[-len(resumed) :] == resumed
-            rows.append(
-                [row, parameters(row), *(f'{mean:.4f}' for mean in means)]
-                + [f'{off:g}', 'the same' if alike else 'others', sizes(row)]
-            )
-    head = ['row', 'parameters', f'loss of the first {FIRST}', f'of the last {FIRST}']
+            means = [f'{statistics.fmean(part):.4f}' for part in (before, after)]
+            told = f'{off:g}', 'the same' if alike else 'others'
+            rows.append([row, parameters(row), *means, *told, sizes(row)])
+    head = ['row', 'parameters', f'loss of the first {FIRST} batches', 'after training']
     head += ['resumed: difference of weights', 'losses', 'sizes of input']
     title = f'The rivals: {args.iterations} iterations each, resumed half-way'
     report(title, table(head, rows), '\n'.join(left_out))
