@@ -86,6 +86,7 @@ ROWS = {
     'best, SIFT, gated': Row(BEST, SIFT, {'gate': 'evidence'}),
     'best, learned, gated': Row(BEST, LEARNED, {'gate': 'evidence'}),
     'best, learned, gated, field and planes': Row(BEST, BOTH, {'gate': 'evidence'}),
+    'the same, matched within 8': Row(BEST, BOTH, {'gate': 'evidence', 'match_reach': 8}),
     'null space, SIFT': Row(NULL_SPACE, SIFT),
     'null space, learned': Row(NULL_SPACE, LEARNED),
     'null space, learned, no flow': Row(NULL_SPACE, ('aliked_lightglue', 'field', False)),

@@ -8,10 +8,12 @@ from basicsr.archs import build_network
 from references import prepared, references
 from torch.nn import functional as F
 
+from defsr.archs.interface import Reference
 from defsr.archs.stacked_features import stacked_features
 from defsr.methods.match_keys import MATCH_KEYS
 from defsr.methods.matched import Matched
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
+from defsr.ops.matching_near import match_patches_near
 from defsr.ops.warping import match_positions
 
 
@@ -285,11 +287,32 @@ def test_coarse_to_fine_finds_most_of_the_same(stereo, extractor):
 
 @pytest.mark.parametrize(
     ('options', 'message'),
-    [({'match_search': 'fast'}, 'match_search is'), ({'match_check': 'soft'}, 'match_check is')],
+    [
+        ({'match_search': 'fast'}, 'match_search is'),
+        ({'match_check': 'soft'}, 'match_check is'),
+        ({'match_reach': -1}, 'match_reach is -1'),
+        ({'match_reach': 4, 'match_check': 'mask'}, 'match_reach is 4, which goes with'),
+    ],
 )
 def test_unknown_ways_to_match(extractor, options, message):
     with pytest.raises(ValueError, match=message):
         Matched(build_network({'type': 'BicubicEnhancer'}), extractor, **options)
+
+
+def test_only_references_in_the_frame_of_the_input_are_searched_nearby(stereo, extractor):
+    """One that is rectified within the reach, one that is not everywhere."""
+    gt, ref = (image[..., 100:180, 200:296].contiguous() for image in stereo)
+    method = Matched(build_network({'type': 'BicubicEnhancer'}), extractor, match_reach=2)
+    maps = [extractor(image)['relu3_1'] for image in (gt, ref)]
+    valid = torch.ones(1, 1, 20, 24, dtype=torch.bool)
+    valid[..., :4] = False
+    for in_frame, wanted in (
+        (Reference(ref, valid=valid), match_patches_near(*maps, 2, key_mask=valid[0, 0])),
+        (Reference(ref), match_patches(*maps)),
+    ):
+        found = method.align(gt, method.prepare(None, [in_frame]))
+        assert torch.equal(found.index, wanted[0])
+        assert torch.equal(found.confidence, wanted[1])
 
 
 def test_tiny_images(pipeline, small_net):
