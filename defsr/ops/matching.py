@@ -6,12 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from defsr.ops.tiles import even_cuts
+from defsr.utils.threads import one_thread_each
 
 EPS = 1e-12
 TIE = 1e-6
@@ -19,7 +21,7 @@ TIE = 1e-6
 # a GPU wants few, large calls.
 CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**24
-KEY_ROWS = 2  # of one matrix product
+KEY_ROWS = 8  # of one matrix product
 NORM_ROWS = 16  # of one piece of the energy
 
 Span = tuple[int, int]  # first and end
@@ -78,15 +80,18 @@ def match_patches(
     done = 0
     tiles, strips = _cuts(query, key, patch_size - 1, block_elements)
     total = len(query) * len(strips) * len(tiles)
-    for n, columns in itertools.product(range(len(query)), strips):
-        strip = _KeyStrip(key[n], key_scale[n], key_mask, columns, patch_size, dtype)
-        for tile in tiles:
-            at = n, slice(*tile[0]), slice(*tile[1])
-            tie = TIE * query_norm[at]
-            _keep_better(best[at], index[at], *strip.search(query[n], *tile, tie), tie)
-            done += 1
-            if progress:
-                progress(done, total)
+    with one_thread_each(query.device) as threads:
+        for n, columns in itertools.product(range(len(query)), strips):
+            strip = _KeyStrip(key[n], key_scale[n], key_mask, columns, patch_size, dtype)
+            places = [(n, slice(*rows), slice(*columns)) for rows, columns in tiles]
+            ties = [TIE * query_norm[at] for at in places]
+            search = partial(strip.search, query[n])
+            found = threads(search, *zip(*tiles, strict=True), ties)
+            for at, tie, (score, place) in zip(places, ties, found, strict=True):
+                _keep_better(best[at], index[at], score, place, tie)
+                done += 1
+                if progress:
+                    progress(done, total)
     return index, (best / query_norm).to(query.dtype)
 
 
@@ -131,6 +136,7 @@ class _KeyStrip:
         self.scale = scale[:, slice(*columns), None]
         self.forbidden = None if mask is None else ~mask[:, slice(*columns)]
 
+    @torch.no_grad()
     def search(
         self, query: Tensor, rows: Span, columns: Span, tie: Tensor
     ) -> tuple[Tensor, Tensor]:
