@@ -34,7 +34,7 @@ def refine_field(field: Tensor, fixed: Tensor, moving: Tensor, most: float) -> T
     there, back = _flow(fixed, moving), _flow(moving, fixed)
     height, width = field.shape[-2:]
     around = sample(back, there + positions(height, width))
-    good = ((there + around).norm(dim=0) < MOST_ROUND_TRIP) & (there.norm(dim=0) < most)
+    good = (torch.hypot(*(there + around)) < MOST_ROUND_TRIP) & (torch.hypot(*there) < most)
     share = _smooth(good.to(there)[None, None])
     flow = _smooth((there * good)[None])[0] / share[0].clamp(min=1e-3)
     flow = torch.where(good, there, flow * share[0].clamp(max=1))
@@ -56,4 +56,6 @@ def _grey(image: Tensor) -> np.ndarray:
 
 
 def _smooth(x: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(x, [8] * 4, mode='replicate'), 17, stride=1)
+    """The mean of 17x17 pixels; a mean of columns of means of rows, eight times as fast."""
+    padded = F.pad(x, [8] * 4, mode='replicate')
+    return F.avg_pool2d(F.avg_pool2d(padded, (1, 17), stride=1), (17, 1), stride=1)
