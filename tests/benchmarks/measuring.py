@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import defsr  # noqa: F401  # isort: skip  (before BasicSR: applies the patches)
 import torch
@@ -134,10 +135,17 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
     return {'seconds': seconds, 'processor': processor, 'mib': peak.bytes / MIB}
 
 
-def in_process(script: str, row: Mapping[str, object]) -> dict[str, float]:
-    """Run ``script --row JSON`` in a new process, and read the JSON it prints last."""
+def in_process(
+    script: str, row: Mapping[str, object], checkout: Path = REPOSITORY
+) -> dict[str, Any]:
+    """Run ``script --row JSON`` in a new process, and read the JSON it prints last.
+
+    Args:
+        checkout: whose package it imports.
+    """
     command = [sys.executable, script, '--row', json.dumps(dict(row))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    env = os.environ | {'PYTHONPATH': str(checkout.resolve())}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
 

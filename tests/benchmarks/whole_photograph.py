@@ -3,10 +3,12 @@
     python tests/benchmarks/whole_photograph.py --data DIR [--cases stereo ...] [--commands ...]
 
 ``stereo``: scikit-image's pair, 500x740 (``whole``: in one piece). ``photograph``: 510x339 to
-2040x1356 with a reference of that size, by ``options/upscale.yml``; ``ddnm``: the same with the
-shipped prior at 10 steps as enhancer. Memory is the most that the process held in that stage above
-what it held with networks loaded and images read. Then the commands themselves, as one types them,
-each with the peak of its whole process.
+2040x1356 with a reference of that size; ``ddnm``: the same with the shipped prior at 10 steps as
+enhancer. By ``options/upscale.yml``, with references rectified by the learned matcher, by SIFT, or
+as they are. Memory is the most that the process held in that stage above what it held with networks
+loaded and images read. Then the commands themselves, as one types them, each with the peak of its
+whole process. ``--beside DIR``: each case by turns with the package of another checkout as well, an
+earlier one, so that both see the same machine.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -45,19 +48,23 @@ from defsr.upscaling import NETWORK, Upscaler
 from defsr.utils.cli import run_cli
 from defsr.utils.memory import forget_peak, resident
 
-CASES = {
-    'stereo': {'tile': 96},
-    'stereo, whole': {'tile': None},
-    'photograph': {'tile': 96},
-    'photograph, ddnm': {'tile': 96},
-}
+MATCHERS = {'learned': 'aliked_lightglue', 'SIFT': 'sift', 'as it is': 'none'}
+CASES = (
+    'stereo, learned',
+    'stereo, SIFT',
+    'stereo, as it is',
+    'stereo, as it is, whole',
+    'photograph, learned',
+    'photograph, as it is',
+    'photograph, ddnm, as it is',
+)
 COMMANDS = ('defsr-test', 'defsr-test, val:tile 96', 'defsr-upscale', 'defsr-upscale, ddnm')
 SIZE = (1356, 2040)
 PRIOR = REPOSITORY / 'options/small/enhance_cufed_small.yml'
 
 
 class StageMeter:
-    """Called as (stage, done, total): seconds and peak memory of every stage."""
+    """Called as (stage, done, total): seconds and peak memory of every stage, of all its parts."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
@@ -69,8 +76,9 @@ class StageMeter:
         if stage == self.stage:
             return
         if self.stage:
-            seconds, mib = time.perf_counter() - self.start, (resident('VmHWM') - self.base) / MIB
-            self.rows[self.stage] = {'seconds': seconds, 'mib': mib}
+            row = self.rows.setdefault(self.stage, {'seconds': 0.0, 'mib': 0.0})
+            row['seconds'] += time.perf_counter() - self.start
+            row['mib'] = max(row['mib'], (resident('VmHWM') - self.base) / MIB)
         forget_peak()
         self.stage, self.start = stage, time.perf_counter()
 
@@ -85,13 +93,19 @@ def images_of(case: str, data: Path) -> tuple[Tensor, Tensor]:
     return Degradation('matlab', 4).degrade(gt)[None], ref[None]
 
 
-def with_ddnm(folder: Path) -> Path:
-    """``options/upscale.yml`` with the small prior at 10 steps as its enhancer."""
-    options, prior = load_options(NETWORK), load_options(PRIOR)
-    options['network_e'] = prior['network_e']
-    options['network_e']['diffusion']['num_steps'] = 10
-    options['path']['pretrain_network_e'] = prior['path']['pretrain_network_e']
-    file = folder / 'upscale_ddnm.yml'
+def options_of(case: str, folder: Path) -> Path:
+    """``options/upscale.yml`` with the case's matcher, or the small prior at 10 steps."""
+    options = load_options(NETWORK)
+    matcher = next((name for label, name in MATCHERS.items() if label in case), 'auto')
+    options['rectify']['matcher'] = matcher
+    if matcher == 'none':
+        options['gate'] = 'none'
+    if 'ddnm' in case:
+        prior = load_options(PRIOR)
+        options['network_e'] = prior['network_e']
+        options['network_e']['diffusion']['num_steps'] = 10
+        options['path']['pretrain_network_e'] = prior['path']['pretrain_network_e']
+    file = folder / f'{case}.yml'
     file.write_text(yaml.safe_dump(json.loads(json.dumps(options))))
     return file
 
@@ -100,10 +114,9 @@ def one_case(row: dict) -> None:
     """Super-resolve one case in this process, and hand back the stages."""
     lq, ref = images_of(row['case'], Path(row['data']))
     with tempfile.TemporaryDirectory() as folder:
-        options = with_ddnm(Path(folder)) if 'ddnm' in row['case'] else NETWORK
-        upscaler = Upscaler(options=options)
+        upscaler = Upscaler(options=options_of(row['case'], Path(folder)))
     meter = StageMeter()
-    upscaler(lq, [ref], tile=row['tile'], progress=meter)
+    upscaler(lq, [ref], tile=None if 'whole' in row['case'] else 96, progress=meter)
     meter(None)
     answer(meter.rows)
 
@@ -138,14 +151,15 @@ def commands(folder: Path, data: Path) -> dict[str, list[str]]:
         [*test, 'name=whole_photograph'],
         [*test, 'name=whole_photograph', 'val:tile=96'],
         upscale,
-        [*upscale, '--options', str(with_ddnm(folder))],
+        [*upscale, '--options', str(options_of('ddnm', folder))],
     )
     return dict(zip(COMMANDS, found, strict=True))
 
 
 def parse() -> argparse.Namespace:
     parser = data_parser(__doc__)
-    parser.add_argument('--cases', nargs='*', default=list(CASES), choices=list(CASES))
+    parser.add_argument('--cases', nargs='*', default=CASES, choices=CASES)
+    parser.add_argument('--beside', type=Path, help='another checkout')
     parser.add_argument('--commands', nargs='*', default=list(COMMANDS), choices=COMMANDS)
     parser.add_argument('--row', help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -156,13 +170,21 @@ def main() -> None:
     if args.row:
         one_case(json.loads(args.row))
         return
+    checkouts = (
+        {'': REPOSITORY} if args.beside is None else {'': REPOSITORY, ', other': args.beside}
+    )
     lines = []
-    for case in tqdm(args.cases, unit='case'):
-        stages = in_process(__file__, {'case': case, 'data': str(args.data), **CASES[case]})
-        cells = [f'{stages[s]["seconds"]:.1f} s, {stages[s]["mib"]:.0f} MiB' for s in STAGES]
+    for case, (label, checkout) in tqdm(list(product(args.cases, checkouts.items())), unit='case'):
+        stages = in_process(__file__, {'case': case, 'data': str(args.data)}, checkout)
+        cells = [
+            f'{stages[stage]["seconds"]:.1f} s, {stages[stage]["mib"]:.0f} MiB'
+            if stage in stages
+            else '-'
+            for stage in STAGES
+        ]
         total = sum(stage['seconds'] for stage in stages.values())
         peak = max(stage['mib'] for stage in stages.values())
-        lines.append([case, *cells, f'{total:.1f} s, {peak:.0f} MiB'])
+        lines.append([case + label, *cells, f'{total:.1f} s, {peak:.0f} MiB'])
     if lines:
         report('Stage by stage', table(['case', *STAGES, 'all'], lines))
     lines = []
