@@ -18,7 +18,7 @@ from defsr.diffusion.degradation import Degradation
 from defsr.images.form import Given, Image, ImageForm, image_forms
 from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
-from defsr.methods.build import MIN_TILE, Restorer, method_class, wants_weights
+from defsr.methods.build import MIN_TILE, TILE, Restorer, method_class, wants_weights
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
@@ -35,7 +35,7 @@ def upscale(
     refs: Image | Iterable[Image],
     *,
     weights: str | os.PathLike[str] | None = None,
-    tile: int | None = 96,
+    tile: int | None = TILE,
     overlap: int = 16,
     device: str | torch.device = 'auto',
     max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
@@ -55,7 +55,7 @@ def upscale(
             ignored.
         weights: checkpoint of ``network_g``, a path or a name in
             ``experiments/pretrained_models``. Default: the one that comes with the package.
-        tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 96.
+        tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 128.
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
@@ -133,7 +133,7 @@ class Upscaler:
         lq: Given | str | os.PathLike[str],
         refs: Image | Iterable[Image],
         *,
-        tile: int | None = 96,
+        tile: int | None = TILE,
         overlap: int = 16,
         max_ref_megapixels: float = MAX_REF_MEGAPIXELS,
         max_megapixels: float = MAX_MEGAPIXELS,

@@ -16,7 +16,7 @@ from defsr.config.blocks import (
 )
 from defsr.config.files import load_options, merge_options
 from defsr.data.triplet_options import TripletOptions
-from defsr.methods.build import method_class
+from defsr.methods.build import TILE, method_class
 from defsr.utils.checks import (
     check_block,
     check_choice,
@@ -80,7 +80,7 @@ class Benchmark:
     tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
     scenes: Sequence[str] = ()
     timed: Sequence[str] = ()
-    tile: int | None = 96
+    tile: int | None = TILE
     overlap: int = 16
     bootstrap: Mapping[str, int] = field(default_factory=dict)
     published: Sequence[Mapping[str, Any]] = ()
@@ -116,13 +116,13 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     check_keys('bootstrap', bootstrap, ('samples', 'seed'))
     check_int('bootstrap:samples', bootstrap['samples'], 1)
     check_int('bootstrap:seed', bootstrap['seed'], 0)
-    check_int('tile', given.get('tile', 96), 16)
+    check_int('tile', given.get('tile', TILE), 16)
     check_int('overlap', given.get('overlap', 16), 0)
     _check_published(given.get('published', []))
     read = {'datasets': datasets, 'methods': methods, 'bootstrap': bootstrap}
     if blocks.get('examples'):
         read['examples'] = _examples(given, methods)
-    return Benchmark(**(given | read | {'tile': opt.get('tile', 96)}))
+    return Benchmark(**(given | read | {'tile': opt.get('tile', TILE)}))
 
 
 def _examples(opt: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any]:

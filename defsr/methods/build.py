@@ -32,6 +32,9 @@ METHODS = dict[str, type[Method]](
     correspondences=Corresponding,
 )
 MIN_TILE = 16
+TILE = (
+    128  # inner side in LR pixels; smaller ones repeat more context, larger ones want more memory
+)
 
 
 def method_class(opt: Mapping[str, Any]) -> type[Method]:
@@ -121,7 +124,7 @@ class Restorer:
     method: Method
     net_g: nn.Module
     device: torch.device
-    tile: int | None = 96
+    tile: int | None = TILE
     overlap: int = 16
 
     @classmethod
@@ -131,7 +134,7 @@ class Restorer:
         device: torch.device,
         degradation: Degradation,
         *,
-        tile: int | None = 96,
+        tile: int | None = TILE,
         overlap: int = 16,
         **more: Any,
     ) -> Restorer:

@@ -45,8 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     add('--comparison', type=Path, metavar='PNG', help='also write a picture of before and after')
     add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
     add(
-        '--tile', type=int, default=96,
-        help='side of the pieces it works in, in pixels of the photo (default: 96);\n'
+        '--tile', type=int, default=128,
+        help='side of the pieces it works in, in pixels of the photo (default: %(default)s);\n'
         'smaller ones need less memory',
     )  # fmt: skip
     add('--overlap', type=int, default=16, help='what the pieces share (default: 16)')

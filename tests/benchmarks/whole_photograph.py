@@ -58,7 +58,7 @@ CASES = (
     'photograph, as it is',
     'photograph, ddnm, as it is',
 )
-COMMANDS = ('defsr-test', 'defsr-test, val:tile 96', 'defsr-upscale', 'defsr-upscale, ddnm')
+COMMANDS = ('defsr-test', 'defsr-test, val:tile 128', 'defsr-upscale', 'defsr-upscale, ddnm')
 SIZE = (1356, 2040)
 PRIOR = REPOSITORY / 'options/small/enhance_cufed_small.yml'
 
@@ -116,7 +116,7 @@ def one_case(row: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         upscaler = Upscaler(options=options_of(row['case'], Path(folder)))
     meter = StageMeter()
-    upscaler(lq, [ref], tile=None if 'whole' in row['case'] else 96, progress=meter)
+    upscaler(lq, [ref], progress=meter, **({'tile': None} if 'whole' in row['case'] else {}))
     meter(None)
     answer(meter.rows)
 
@@ -149,7 +149,7 @@ def commands(folder: Path, data: Path) -> dict[str, list[str]]:
     upscale += ['-r', str(folder / 'other.png'), '--force', '-o', str(folder / 'sharp.png')]
     found = (
         [*test, 'name=whole_photograph'],
-        [*test, 'name=whole_photograph', 'val:tile=96'],
+        [*test, 'name=whole_photograph', 'val:tile=128'],
         upscale,
         [*upscale, '--options', str(options_of('ddnm', folder))],
     )

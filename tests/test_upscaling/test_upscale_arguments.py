@@ -177,5 +177,5 @@ def test_too_little_memory(upscaler, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9e18")
 
     monkeypatch.setattr(type(upscaler.restorer), '__call__', allocate)
-    with refused(r'cpu has too little memory. Lower tile \(now 96\) or'):
+    with refused(r'cpu has too little memory. Lower tile \(now 128\) or'):
         upscaler(LQ, REF)
