@@ -10,6 +10,7 @@ An arch says by its attribute ``reads`` what its ``forward`` takes:
 
 It returns the image (N, 3, scale*h, scale*w), or a ``Restoration`` if losses or pictures need more
 of it. It may say by ``size_multiple`` of which number the sides of ``lq`` must be multiples, by
+``tile_grid`` at multiples of which position of ``lq`` its tiles should begin, by
 ``parameter_free`` that it has no weights, and by ``not_learned`` which of its arguments its weights
 do not depend on, as what training started from: checkpoints do not keep them.
 """
@@ -77,11 +78,13 @@ class Correspondences:
             the input; 0 beyond it.
         match_yx: (N, 2, h + 2, w + 2) int64, rows then columns in h' x w': the centre of the patch
             that matches the one around each position, of a ring around the input, too.
+        confidence: (N, h, w) in [-1, 1], how well; 0 at the border, where no patch fits.
     """
 
     feat_ref: Mapping[str, Tensor]
     feat_here: Mapping[str, Tensor]
     match_yx: Tensor
+    confidence: Tensor
 
 
 @dataclass

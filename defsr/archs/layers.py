@@ -44,8 +44,8 @@ def to_image(num_feat: int) -> nn.Sequential:
 
 
 def init_normal(module: nn.Module) -> None:
-    """For ``apply``: weights of convolutions from N(0, 0.02^2), biases 0."""
-    if isinstance(module, nn.Conv2d):
+    """For ``apply``: weights of convolutions and products from N(0, 0.02^2), biases 0."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -284,11 +284,12 @@ class Method(ABC, Generic[Prepared]):
         overlap: int,
         restore: Callable[[Tile], Tensor],
         report: StageProgress,
+        grid: int = 1,
     ) -> Tensor:
         """The result (N,3,scale*h,scale*w) of tiles of lq with their context, one by one."""
         num, channels, height, width = lq.shape
         sr = lq.new_empty((num, channels, self.scale * height, self.scale * width))
-        tiles = make_tiles(height, width, side=tile, overlap=overlap)
+        tiles = make_tiles(height, width, side=tile, overlap=overlap, grid=grid)
         report('restore', 0, len(tiles))
         for number, piece in enumerate(tiles, start=1):
             sr[piece.inner(self.scale)] = restore(piece)[piece.core(self.scale)]

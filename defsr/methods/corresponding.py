@@ -1,4 +1,5 @@
-"""C2-Matching's way: a trained extractor finds correspondences, the network aggregates there."""
+"""C2-Matching's way, and DATSR's: a trained extractor finds correspondences, the network
+aggregates there."""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ class Corresponding(Method[Prepared]):
         de: Tensor | None = None,
         progress: StageProgress | None = None,
     ) -> Restoration:
-        """As ``Method.restore_tiled``: the search sees the whole image, the network tiles."""
+        """As ``Method.restore_tiled``: the search sees the whole image, the network tiles; they
+        begin where a network with ``tile_grid`` wants them to."""
         if min(lq.shape[-2:]) < PATCH:
             return self.restore(net_g, lq, prepared)
         report = progress or say_nothing
@@ -141,7 +143,8 @@ class Corresponding(Method[Prepared]):
         def restored(piece: Tile) -> Tensor:
             return net_g(lq[piece.outer()], self._found(prepared, matches, *piece.reach))
 
-        sr = self._in_pieces(lq, tile, overlap, restored, report)
+        grid = getattr(getattr(net_g, 'module', net_g), 'tile_grid', 1)
+        sr = self._in_pieces(lq, tile, overlap, restored, report, grid)
         return self._completed(sr, matches, prepared)
 
     def _found(
@@ -153,7 +156,8 @@ class Corresponding(Method[Prepared]):
             for level, feat in prepared.feat_ref.items()
         }
         ring = matches.ring[..., top : bottom + 2, left : right + 2]
-        return Correspondences(prepared.feat_ref, here, ring)
+        confidence = matches.confidence[..., top:bottom, left:right]
+        return Correspondences(prepared.feat_ref, here, ring, confidence)
 
     def _completed(self, sr: Tensor, matches: Matches, prepared: Prepared) -> Restoration:
         key_size = prepared.key.shape[-2], prepared.key.shape[-1]

@@ -41,12 +41,14 @@ class Tile:
         return Tile(self.reach, _reach(self.reach, context, height, width))
 
 
-def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
+def make_tiles(height: int, width: int, side: int, overlap: int, grid: int = 1) -> list[Tile]:
     """Cover ``height`` x ``width`` with tiles of about equal size, at most ``side``, row by row.
 
     Args:
         side: largest side of a piece, >= 1.
         overlap: context on each side, >= 0.
+        grid: tiles begin with their context at multiples of it, which may be a little more
+            context, >= 1.
 
     Example:
         >>> [tile.bounds for tile in make_tiles(10, 30, side=16, overlap=4)]
@@ -59,7 +61,9 @@ def make_tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     for top, bottom in rows:
         for left, right in columns:
             bounds = (top, bottom, left, right)
-            tiles.append(Tile(bounds, _reach(bounds, overlap, height, width)))
+            first, last, start, end = _reach(bounds, overlap, height, width)
+            reach = first - first % grid, last, start - start % grid, end
+            tiles.append(Tile(bounds, reach))
     return tiles
 
 

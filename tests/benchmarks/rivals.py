@@ -36,7 +36,7 @@ from defsr.utils.cli import run_cli
 
 ROWS = (
     'SRCNN_x4', 'SRResNet_x4', 'SRGAN_x4', 'ranker_x4', 'RankSRGAN_x4', 'SRNTT_x4', 'TTSR_x4',
-    'MASA_x4', 'C2_x4', 'RRDB_x4', 'ESRGAN_x4',
+    'MASA_x4', 'C2_x4', 'DATSR_x4', 'RRDB_x4', 'ESRGAN_x4',
 )  # fmt: skip
 INPUTS = (20, 31), (33, 24)  # height, width
 REFERENCES = (96, 120), (77, 141)

@@ -211,7 +211,7 @@ def test_starts_at_its_matches():
         factor = LEVEL_FACTORS[level]
         here[level] = torch.rand(2, channels, 5 * factor, 6 * factor)
     ring = torch.zeros(2, 2, 7, 8, dtype=torch.int64)
-    sr = net(lq, Correspondences(here, here, ring))
+    sr = net(lq, Correspondences(here, here, ring, torch.zeros(2, 5, 6)))
     up = torch.nn.functional.interpolate(lq, scale_factor=4.0, mode='bilinear')
     assert float((sr - up).detach().abs().max()) < 0.05
     for level in LEVEL_FACTORS:

@@ -23,6 +23,15 @@ def test_core_is_the_piece_inside_what_outer_cuts_out(rng):
         assert torch.equal(x[tile.outer()][tile.core()], x[tile.inner()])
 
 
+def test_tiles_begin_on_a_grid_and_see_no_less():
+    for tile, plain in zip(
+        make_tiles(37, 31, 16, 5, grid=4), make_tiles(37, 31, 16, 5), strict=True
+    ):
+        assert tile.bounds == plain.bounds and tile.reach[1::2] == plain.reach[1::2]
+        for begin, least in zip(tile.reach[::2], plain.reach[::2], strict=True):
+            assert begin % 4 == 0 and 0 <= least - begin < 4
+
+
 def test_one_tile_is_the_whole_image():
     (tile,) = make_tiles(20, 30, side=30, overlap=8)
     assert tile.bounds == tile.reach == (0, 20, 0, 30)
