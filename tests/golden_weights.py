@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from defsr.utils.weights import load_weights
 
 
 def formula(name: str, shape: torch.Size, gain: float = 1.0) -> Tensor:
@@ -34,6 +38,18 @@ def image(*shape: int) -> Tensor:
     """Smooth and then not so smooth, in [0, 1], float64."""
     k = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
     return ((0.37 * k).sin() * 0.3 + (0.011 * k).cos() * 0.2 + 0.5).view(shape)
+
+
+def assert_loads_published(net: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    """With the prefix of parallel training, into ``net``; its class takes no others for its own."""
+    own = net.state_dict()
+    torch.save({f'module.{name}': value for name, value in state.items()}, folder / 'o.pth')
+    load_weights(net, folder / 'o.pth', option='path:pretrain_network_g', network='network_g')
+    for other in (own, {'conv_first.weight': torch.zeros(1)}):
+        with pytest.raises(KeyError):
+            net.official_block(other)
+        with pytest.raises(KeyError):
+            net.from_official(other)
 
 
 def layout(state: Mapping[str, Tensor]) -> tuple[int, str]:

@@ -10,24 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.layers import conv3, leaky
-from defsr.archs.levels import LEVEL_FACTORS, check_channels
+from defsr.archs.levels import LEVEL_FACTORS, check_groups
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.warping import finer_positions
-from defsr.utils.checks import check_int
 
 
 def check_aggregation(where: str, block: Mapping[str, Any]) -> None:
     """``num_ch`` and ``num_group`` of a block; ValueError names the option."""
-    num_group = check_int(f'{where}:num_group', block['num_group'], 1)
-    num_ch = check_channels(where, block['num_ch'])
-    if {*LEVEL_FACTORS} - {*num_ch}:
+    if {*LEVEL_FACTORS} - {*check_groups(where, block)}:
         raise ValueError(f'{where}:num_ch must have all of {[*LEVEL_FACTORS]}.')
-    for level, channels in num_ch.items():
-        if channels % num_group:
-            raise ValueError(
-                f'{where}:num_group is {num_group}, but must divide the {channels} channels '
-                f'of {level}.'
-            )
 
 
 class AggregationStage(nn.Module):

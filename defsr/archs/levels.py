@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from defsr.utils.checks import check_block, check_choice, check_int
 
@@ -20,3 +21,16 @@ def check_channels(where: str, num_ch: Mapping[str, int] | None) -> dict[str, in
         check_choice(f'A level of {where}:num_ch', level, LEVEL_FACTORS)
         check_int(f'{where}:num_ch:{level}', channels, 1)
     return dict(num_ch)
+
+
+def check_groups(where: str, block: Mapping[str, Any]) -> dict[str, int]:
+    """``num_ch`` of a block, whose ``num_group`` must divide all of them; ValueError names it."""
+    num_group = check_int(f'{where}:num_group', block['num_group'], 1)
+    num_ch = check_channels(where, block['num_ch'])
+    for level, channels in num_ch.items():
+        if channels % num_group:
+            raise ValueError(
+                f'{where}:num_group is {num_group}, but must divide the {channels} channels '
+                f'of {level}.'
+            )
+    return num_ch

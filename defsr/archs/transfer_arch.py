@@ -10,7 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.interface import Alignment
-from defsr.archs.levels import LEVEL_FACTORS, check_channels
+from defsr.archs.levels import LEVEL_FACTORS, check_channels, check_groups
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
 from defsr.ops.patch_sum import sum_positions
 from defsr.ops.warping import (
@@ -19,7 +19,7 @@ from defsr.ops.warping import (
     match_positions,
     upsample_nearest,
 )
-from defsr.utils.checks import check_choice, check_int
+from defsr.utils.checks import check_choice
 from defsr.utils.kinds import Count
 
 WHERE = 'network_g:transfer'  # in an option file
@@ -72,13 +72,7 @@ class DCNTransferArch(nn.Module):
     def check(cls, where: str, block: Mapping[str, Any]) -> None:
         """Refuse arguments that the constructor would; ValueError names the option."""
         check_choice(f'{where}:backend', block['backend'], get_args(Backend))
-        num_group = check_int(f'{where}:num_group', block['num_group'], 1)
-        for level, channels in check_channels(where, block['num_ch']).items():
-            if channels % num_group:
-                raise ValueError(
-                    f'{where}:num_group is {num_group}, but must divide the {channels} channels '
-                    f'of {level}.'
-                )
+        check_groups(where, block)
 
     def forward(self, aligned: Alignment) -> dict[str, Tensor]:
         """Transfer the matched textures: level -> (N, C, f*h, f*w)."""

@@ -114,8 +114,7 @@ class Matched(Method[ReferenceKeys]):
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
         self.reach = check_int('match_reach', match_reach, 0)
-        others = {'match_border': match_border == 'inside', 'match_check': match_check != 'none'}
-        if self.reach and any(others.values()):
+        if self.reach and (match_border == 'inside' or match_check != 'none'):
             raise ValueError(
                 f'match_reach is {match_reach}, which goes with match_border: zeros and '
                 'match_check: none only. Set it to 0, or these.'

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.matching import first_reaching
+from defsr.ops.shifts import by_shift
 from defsr.ops.warping import finer_positions, flat_positions
 from defsr.utils.checks import check_at_least, check_int
 
@@ -51,8 +53,7 @@ def refine_positions(
     score = _mean_around(_cosines(query, key, match_yx, factor, radius), window)
     side = 2 * radius + 1
     ranked = score[:, [(y + radius) * side + x + radius for y, x in shifts]]
-    least = ranked.amax(dim=1, keepdim=True) - TIE
-    first = (ranked >= least).to(torch.uint8).argmax(dim=1)
+    first = first_reaching(ranked.movedim(1, 0), ranked.amax(dim=1) - TIE)
     moved = torch.tensor(shifts, device=first.device)[first]  # (N, H, W, 2)
     return finer_positions(match_yx, factor) + moved.permute(0, 3, 1, 2)
 
@@ -70,7 +71,7 @@ def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: 
     block_yx = torch.stack(torch.meshgrid(around, around, indexing='ij')).view(1, 2, 1, -1)
     out = query.new_empty(num, reach**2, rows, factor, columns, factor)
     step = max(1, PIECE // (side**2 * channels))
-    for n, row, start in _pieces(num, rows, columns, step):
+    for n, row, start in product(range(num), range(rows), range(0, columns, step)):
         at = n, row, slice(start, start + step)
         corner = match_yx[n, :, row, start : start + step, None] * factor
         flat, inside = flat_positions(corner.unsqueeze(0) + block_yx, key.shape[-2:])
@@ -78,19 +79,9 @@ def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: 
         blocks = pixels.index_select(0, flat).view(-1, side**2, channels)
         products = query_cells[at].reshape(-1, factor**2, channels) @ blocks.transpose(1, 2)
         products *= (scale[flat] * inside.flatten()).view(-1, 1, side**2)
-        # The key position of query (i, j) and shift (y, x) is (i + y, j + x) of its block.
-        strides = (products.stride(0), side, 1, factor * side**2 + side, side**2 + 1)
-        shifted = products.as_strided((len(products), reach, reach, factor, factor), strides)
-        out[n, :, row, :, start : start + step] = shifted.flatten(1, 2).permute(1, 2, 0, 3)
+        shifted = by_shift(products, factor, factor, reach).flatten(1, 2)
+        out[n, :, row, :, start : start + step] = shifted.permute(1, 2, 0, 3)
     return out.view(num, -1, height, width).mul_(_one_over_norm(query))
-
-
-def _pieces(num: int, rows: int, columns: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """Image, row and first column of pieces of a row of cells."""
-    for n in range(num):
-        for row in range(rows):
-            for start in range(0, columns, step):
-                yield n, row, start
 
 
 def _one_over_norm(x: Tensor) -> Tensor:

@@ -263,10 +263,11 @@ class _RunningBest:
 
 
 def first_reaching(score: Tensor, least: Tensor) -> Tensor:
-    """The first row of (K,Q) in which each of (Q,) is reached: (Q,) int64; K where none is."""
+    """The first of (K, ...) in which each of (...) is reached: int64; K where none is."""
     number = len(score)
-    # It has the most rows left, counted from the last.
-    left = torch.arange(number, 0, -1, dtype=score.dtype, device=score.device).unsqueeze(1)
+    # It has the most left, counted from the last.
+    left = torch.arange(number, 0, -1, dtype=score.dtype, device=score.device)
+    left = left.view(-1, *[1] * least.dim())
     return number - torch.where(score >= least, left, 0).amax(dim=0).long()
 
 

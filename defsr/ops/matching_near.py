@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.ops.matching import EPS, TIE, check_maps, patch_norm
+from defsr.ops.matching import EPS, TIE, check_maps, first_reaching, patch_norm
+from defsr.ops.shifts import by_shift
 from defsr.ops.tiles import even_cuts
 from defsr.utils.checks import check_at_least
 
@@ -57,8 +58,10 @@ def match_patches_near(
     halo, side = patch_size - 1, 2 * reach + 1
     query_norm = patch_norm(query, patch_size).clamp_min(EPS)
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
-    allowed = torch.ones_like(key_scale) if key_mask is None else key_mask.expand_as(key_scale)
-    ruled_out = torch.zeros_like(key_scale).masked_fill_(allowed == 0, -math.inf)
+    ruled_out = key_scale.new_zeros(height, width)
+    if key_mask is not None:
+        ruled_out[~key_mask] = -math.inf
+    offset = F.pad(ruled_out, [reach] * 4, value=-math.inf)
     margins = [reach + halo // 2] * 4
     shifts = torch.arange(-reach, reach + 1, device=query.device)
     shifts = (shifts[:, None] * width + shifts).flatten()
@@ -70,7 +73,6 @@ def match_patches_near(
         queries = F.pad(query[n].to(dtype), [halo // 2] * 4)
         keys = F.pad(key[n].to(dtype), margins)
         scale = F.pad(key_scale[n], [reach] * 4)
-        offset = F.pad(ruled_out[n], [reach] * 4, value=-math.inf)
         for done, ((top, bottom), (left, right)) in enumerate(tiles, start=1):
             rows, columns = bottom - top, right - left
             here = slice(top, bottom), slice(left, right)
@@ -81,13 +83,13 @@ def match_patches_near(
                 patch_size,
             )
             around = slice(top, bottom + 2 * reach), slice(left, right + 2 * reach)
-            size = side, side, rows, columns
-            score = score.view(size) * _windows(scale[around], size)
-            score = (score + _windows(offset[around], size)).flatten(0, 1)
+            factor, summand = (
+                x[around].unfold(0, rows, 1).unfold(1, columns, 1) for x in (scale, offset)
+            )
+            score = (score * factor + summand).flatten(0, 1)
             best = score.amax(dim=0)
             found = best > -math.inf
-            least = best - TIE * query_norm[n][here]
-            first = (score >= least).to(torch.uint8).argmax(dim=0)
+            first = first_reaching(score, best - TIE * query_norm[n][here])
             index[n][here] += torch.where(found, shifts[first], 0)
             confidence[n][here] = torch.where(found, best / query_norm[n][here], 0)
             if progress:
@@ -96,28 +98,19 @@ def match_patches_near(
 
 
 def _scores(query: Tensor, key: Tensor, side: int, patch_size: int) -> Tensor:
-    """(side^2, a, b), inner products of patches, by shift.
+    """(side, side, a, b), inner products of patches, by shift.
 
     Args:
         query: (C, a + halo, b + halo).
         key: (C, a + halo + side - 1, b + halo + side - 1).
     """
     rows, columns = query.shape[1:]
-    width = key.shape[2]
     products = key.flatten(1).T @ query.flatten(1)
-    # Key (i + y, j + x) and query (i, j): one shift (y, x) of all queries.
-    number = rows * columns
-    strides = width * number, number, width * number + columns, number + 1
-    maps = products.as_strided((side, side, rows, columns), strides).flatten(0, 1)
-    for dim in (1, 2):
+    maps = by_shift(products.T.unsqueeze(0), rows, columns, side).squeeze(0).contiguous()
+    for dim in (2, 3):
         length = maps.shape[dim] - patch_size + 1
         total = maps.narrow(dim, 0, length).clone()
         for start in range(1, patch_size):
             total += maps.narrow(dim, start, length)
         maps = total
     return maps
-
-
-def _windows(x: Tensor, size: tuple[int, int, int, int]) -> Tensor:
-    """(a + side - 1, b + side - 1) -> (side, side, a, b), a view: x[i + y, j + x]."""
-    return x.as_strided(size, x.stride() * 2, x.storage_offset())

@@ -32,6 +32,7 @@ from defsr.archs.interface import Reference
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.build import Restorer
+from defsr.methods.networks import count_parameters
 from defsr.utils.cli import run_cli
 
 ROWS = (
@@ -119,7 +120,7 @@ def sizes(row: str) -> str:
     for height, width in INPUTS:
         lq = torch.rand(2, 3, height, width, generator=generator)
         with torch.no_grad():
-            sr = restorer.method.super_resolve(restorer.net_g, lq, refs, tile=96, overlap=16).sr
+            sr = restorer.method.super_resolve(restorer.net_g, lq, refs).sr
         right += sr.shape == (2, 3, 4 * height, 4 * width) and bool(sr.isfinite().all())
     return f'{right} of {len(INPUTS)}'
 
@@ -127,7 +128,7 @@ def sizes(row: str) -> str:
 def parameters(row: str) -> str:
     """Millions, of ``network_g``."""
     net = build_network(load_options(REPOSITORY / f'options/small/{row}.yml')['network_g'])
-    return f'{sum(value.numel() for value in net.parameters()) / 1e6:.2f} M'
+    return f'{count_parameters(net) / 1e6:.2f} M'
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from basicsr.archs import build_network
 from golden_noise import noise, noisy, scene
 from golden_weights import layout
-from references import prepared, references
+from references import assert_takes_any_sizes, prepared, references
 from repository import REPOSITORY
 from torch.testing import assert_close
 
@@ -169,14 +169,7 @@ def test_finds_a_planted_place(method):
 @pytest.mark.parametrize('size', [(7, 9), (2, 1)])
 @pytest.mark.parametrize('ref_sizes', [[(36, 44)], [(8, 16)], [(20, 16), (28, 53), (17, 40)]])
 def test_any_sizes_and_many_references(method, size, ref_sizes):
-    net, lq = filled(), scene('lq', 2, 3, *size)
-    refs = [scene(f'ref {i}', 2, 3, *sides) for i, sides in enumerate(ref_sizes)]
-    found = method.super_resolve(net, lq, references(refs))
-    assert found.sr.shape == (2, 3, 4 * size[0], 4 * size[1]) and found.sr.isfinite().all()
-    for matches in (found.index, found.confidence, found.winner):
-        assert matches.shape == (2, *size)
-    assert int(found.winner.max()) < len(refs)
-    assert int(found.index.max()) < found.key_size[0] * found.key_size[1]
+    assert_takes_any_sizes(method, filled(), size, ref_sizes)
 
 
 def test_each_reference_wins_where_it_shows_the_scene(method, images):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from golden_noise import noise, noisy, scene
-from golden_weights import layout
-from references import prepared, references
+from golden_weights import assert_loads_published, layout
+from references import assert_takes_any_sizes, prepared, references
 from repository import REPOSITORY
 from torch.testing import assert_close
 
@@ -22,7 +22,6 @@ from defsr.archs.levels import LEVEL_FACTORS, VGG_CHANNELS
 from defsr.archs.published import find_network
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.corresponding import Corresponding
-from defsr.utils.weights import load_weights
 
 GOLDEN = json.loads((REPOSITORY / 'tests/golden/datsr.json').read_text())
 SMALL = {'num_feat': 8, 'depths': [2, 1], 'num_heads': [2, 4], 'window_size': 4, 'num_group': 4}
@@ -136,14 +135,8 @@ def test_a_published_file_loads(tmp_path):
     block = {'num_feat': 128, 'depths': [4, 4], 'num_heads': [4, 4], 'window_size': 8}
     assert found.network == {'type': 'DATSR', **block, 'num_group': 8}
     assert 'caojiezhang/DATSR' in found.source
-    torch.save({f'module.{name}': value for name, value in state.items()}, tmp_path / 'o.pth')
-    load_weights(made, tmp_path / 'o.pth', option='path:pretrain_network_g', network='network_g')
+    assert_loads_published(made, state, tmp_path)
     assert torch.equal(made.first.weight, state['dyn_agg_restore.unet_head.weight'])
-    for other in (made.state_dict(), {'conv_first.weight': torch.zeros(1)}):
-        with pytest.raises(KeyError):
-            DATSR.official_block(other)
-        with pytest.raises(KeyError):
-            DATSR.from_official(other)
 
 
 @pytest.mark.parametrize('size', [(8, 12), (4, 8), (7, 9), (3, 5)])
@@ -183,13 +176,7 @@ def test_paths_are_dropped_in_training_only():
 @pytest.mark.parametrize('size', [(7, 9), (2, 1)])
 @pytest.mark.parametrize('ref_sizes', [[(36, 44)], [(8, 16)], [(20, 16), (28, 53), (17, 40)]])
 def test_any_sizes_and_many_references(method, size, ref_sizes):
-    net, lq = filled(**TINY), scene('lq', 2, 3, *size)
-    refs = [scene(f'ref {i}', 2, 3, *sides) for i, sides in enumerate(ref_sizes)]
-    found = method.super_resolve(net, lq, references(refs))
-    assert found.sr.shape == (2, 3, 4 * size[0], 4 * size[1]) and found.sr.isfinite().all()
-    for matches in (found.index, found.confidence, found.winner):
-        assert matches.shape == (2, *size)
-    assert int(found.winner.max()) < len(refs)
+    assert_takes_any_sizes(method, filled(**TINY), size, ref_sizes)
 
 
 @pytest.mark.parametrize('tile', [32, 19])
