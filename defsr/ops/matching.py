@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +20,10 @@ from defsr.utils.threads import one_thread_each
 EPS = 1e-12
 TIE = 1e-6
 # Products of a query tile with one row of keys: six such buffers stay in the caches of a CPU, while
-# a GPU wants few, large calls.
+# a GPU without Triton wants few, large calls.
 CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**24
+HAS_TRITON = importlib.util.find_spec('triton') is not None  # PyTorch brings it on Linux
 KEY_ROWS = 8  # of one matrix product
 NORM_ROWS = 16  # of one piece of the energy
 
@@ -51,7 +54,8 @@ def match_patches(
         patch_size: side of the patches, odd.
         key_mask: (h', w') bool; only patches centred on True can be matched. Default: all.
         block_elements: products of a query tile with one row of keys; about six times as many
-            numbers are held at once. Default: by device.
+            numbers are held at once. Default: by device; on a GPU with Triton there are no such
+            tiles unless it is given, see ``match_patches_fused``.
         progress: called with (query tiles done, query tiles) after each.
 
     Returns:
@@ -70,10 +74,13 @@ def match_patches(
     """
     check_maps(query, key, patch_size, key_mask)
     dtype = torch.promote_types(query.dtype, torch.float32)
+    query_norm = patch_norm(query, patch_size).clamp_min(EPS)
+    if has_kernel(query.device) and block_elements is None:
+        index, best = search_on_gpu(query, key, patch_size, key_mask, query_norm, progress=progress)
+        return index, (best / query_norm).to(query.dtype)
     block_elements = block_elements or (
         CPU_BLOCK_ELEMENTS if query.device.type == 'cpu' else GPU_BLOCK_ELEMENTS
     )
-    query_norm = patch_norm(query, patch_size).clamp_min(EPS)
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
     index = torch.zeros_like(query_norm, dtype=torch.int64)
     best = torch.full_like(query_norm, -math.inf)
@@ -93,6 +100,34 @@ def match_patches(
                 if progress:
                     progress(done, total)
     return index, (best / query_norm).to(query.dtype)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether ``search_on_gpu`` is for it."""
+    return device.type == 'cuda' and HAS_TRITON
+
+
+def search_on_gpu(
+    query: Tensor,
+    key: Tensor,
+    patch_size: int,
+    key_mask: Tensor | None,
+    query_norm: Tensor,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Index and score (N, h, w) by ``match_patches_fused``, which has the other ``options``."""
+    from defsr.ops.matching_fused import FORBIDDEN, match_patches_fused
+
+    dtype = query_norm.dtype
+    key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
+    if key_mask is not None:
+        key_scale = torch.where(key_mask, key_scale, FORBIDDEN)
+    found = [
+        match_patches_fused(q.to(dtype), k.to(dtype), patch_size, scale, TIE * norm, **options)
+        for q, k, scale, norm in zip(query, key, key_scale, query_norm, strict=True)
+    ]
+    score, index = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return index, score
 
 
 def patch_norm(x: Tensor, patch_size: int) -> Tensor:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.ops.matching import EPS, TIE, check_maps, first_reaching, patch_norm
+from defsr.ops.matching import (
+    EPS,
+    TIE,
+    check_maps,
+    first_reaching,
+    has_kernel,
+    patch_norm,
+    search_on_gpu,
+)
 from defsr.ops.shifts import by_shift
 from defsr.ops.tiles import even_cuts
 from defsr.utils.checks import check_at_least
@@ -57,6 +65,13 @@ def match_patches_near(
     dtype = torch.promote_types(query.dtype, torch.float32)
     halo, side = patch_size - 1, 2 * reach + 1
     query_norm = patch_norm(query, patch_size).clamp_min(EPS)
+    own = torch.arange(height * width, device=query.device).view(height, width)
+    if has_kernel(query.device):
+        options = {'reach': reach, 'progress': progress}
+        index, best = search_on_gpu(query, key, patch_size, key_mask, query_norm, **options)
+        found = best > -math.inf
+        confidence = torch.where(found, best / query_norm, 0).to(query.dtype)
+        return torch.where(found, index, own), confidence
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
     ruled_out = key_scale.new_zeros(height, width)
     if key_mask is not None:
@@ -65,7 +80,6 @@ def match_patches_near(
     margins = [reach + halo // 2] * 4
     shifts = torch.arange(-reach, reach + 1, device=query.device)
     shifts = (shifts[:, None] * width + shifts).flatten()
-    own = torch.arange(height * width, device=query.device).view(height, width)
     index = own.expand(num, -1, -1).clone()
     confidence = torch.zeros_like(query_norm)
     tiles = list(itertools.product(even_cuts(height, SIDE), even_cuts(width, SIDE)))

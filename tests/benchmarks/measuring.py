@@ -165,9 +165,10 @@ def report(title: str, *parts: str) -> None:
     command = ' '.join(['python', f'tests/benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     threads = torch.get_num_threads()
     kind = 'one thread, processor time' if threads == 1 else f'{threads} threads, time on the wall'
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else 'no GPU in use'
     machine = (
         f'{os.cpu_count()} cores ({platform.machine()}, '
-        f'{torch.backends.cpu.get_cpu_capability()}, no GPU in use), '
+        f'{torch.backends.cpu.get_cpu_capability()}, {gpu}), '
         f'{kind}, PyTorch {torch.__version__.split("+")[0]}, float32'
     )
     head = f'`{command}`, {datetime.date.today()}, {machine}.'

@@ -55,6 +55,7 @@ CASES = (
     'stereo, as it is',
     'stereo, as it is, whole',
     'photograph, learned',
+    'photograph, SIFT',
     'photograph, as it is',
     'photograph, ddnm, as it is',
 )
