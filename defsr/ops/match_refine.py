@@ -10,12 +10,15 @@ from torch.nn import functional as F
 
 from defsr.ops.matching import first_reaching
 from defsr.ops.shifts import by_shift
+from defsr.ops.tiles import even_cuts
 from defsr.ops.warping import finer_positions, flat_positions
 from defsr.utils.checks import check_at_least, check_int
 
 EPS = 1e-12
 TIE = 1e-6  # of mean cosines
-PIECE = 2**18  # numbers of the key's blocks that are read at a time: they stay in the caches
+# Numbers of the key's blocks that are read at a time: a CPU's stay in its caches, a GPU wants few,
+# large calls.
+CPU_PIECE, GPU_PIECE = 2**18, 2**26
 
 
 @torch.no_grad()
@@ -70,17 +73,21 @@ def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: 
     around = torch.arange(-radius, factor + radius, device=key.device)
     block_yx = torch.stack(torch.meshgrid(around, around, indexing='ij')).view(1, 2, 1, -1)
     out = query.new_empty(num, reach**2, rows, factor, columns, factor)
-    step = max(1, PIECE // (side**2 * channels))
-    for n, row, start in product(range(num), range(rows), range(0, columns, step)):
-        at = n, row, slice(start, start + step)
-        corner = match_yx[n, :, row, start : start + step, None] * factor
+    piece = CPU_PIECE if key.device.type == 'cpu' else GPU_PIECE
+    cells = max(1, piece // (side**2 * channels))
+    cuts = even_cuts(rows, max(1, cells // columns)), even_cuts(columns, cells)
+    for n, down, along in product(range(num), *cuts):
+        here = slice(*down), slice(*along)
+        corner = match_yx[n, :, here[0], here[1]].flatten(1).unsqueeze(-1) * factor
         flat, inside = flat_positions(corner.unsqueeze(0) + block_yx, key.shape[-2:])
         flat = flat.flatten() + n * key.shape[-2] * key.shape[-1]
         blocks = pixels.index_select(0, flat).view(-1, side**2, channels)
-        products = query_cells[at].reshape(-1, factor**2, channels) @ blocks.transpose(1, 2)
+        queries = query_cells[n, here[0], here[1]].reshape(-1, factor**2, channels)
+        products = queries @ blocks.transpose(1, 2)
         products *= (scale[flat] * inside.flatten()).view(-1, 1, side**2)
         shifted = by_shift(products, factor, factor, reach).flatten(1, 2)
-        out[n, :, row, :, start : start + step] = shifted.permute(1, 2, 0, 3)
+        shifted = shifted.unflatten(0, (down[1] - down[0], -1)).permute(2, 0, 3, 1, 4)
+        out[n, :, here[0], :, here[1]] = shifted
     return out.view(num, -1, height, width).mul_(_one_over_norm(query))
 
 

@@ -13,7 +13,7 @@ from defsr.ops.matching import first_reaching
 from defsr.ops.tiles import even_cuts
 
 PRODUCTS = 2**27  # held at once: half a GiB in float32
-BLOCK_QUERY, BLOCK_KEY = 128, 32  # of one program's step
+BLOCK_QUERY, BLOCK_KEY, WARPS = 128, 16, 4  # of one program's step
 PROGRAMS = 1024  # that share a piece: several for each multiprocessor
 FORBIDDEN = -1.0  # in place of one over the norm of a key that may not be matched
 
@@ -98,7 +98,8 @@ def _search(
         products, key_scale[slice(*key_rows)].contiguous(), tie.contiguous(), score, index,
         queries.shape[1], query.shape[2], query_rows[0] - first, num_query,
         keys.shape[1], width, key_rows[0] - key_first, num_key, key_rows[0] * width, share,
-        key_first - first, -1 if reach is None else reach, radius, BLOCK_QUERY, BLOCK_KEY,
+        key_first - first, -1 if reach is None else reach,
+        radius, BLOCK_QUERY, BLOCK_KEY, num_warps=WARPS,
     )  # fmt: skip
     return list(zip(score, index, strict=True))
 
@@ -117,7 +118,13 @@ def _best_of(found: list[tuple[Tensor, Tensor]], tie: Tensor) -> tuple[Tensor, T
     return highest, index.gather(0, first[None]).squeeze(0)
 
 
-@triton.jit
+# Compiled once for all sizes, not anew where one is 1 or a multiple of 16.
+@triton.jit(
+    do_not_specialize=[
+        'query_height', 'query_width', 'query_top', 'num_query', 'key_height', 'key_width',
+        'key_top', 'num_key', 'first_key', 'share', 'rows_below', 'reach',
+    ]
+)  # fmt: skip
 def _best_key(  # type: ignore[no-untyped-def]
     products, scale, tie, score, index,
     query_height, query_width, query_top, num_query,
@@ -138,22 +145,25 @@ def _best_key(  # type: ignore[no-untyped-def]
     best = tl.full((block_query,), -float('inf'), products.dtype.element_ty)
     place = tl.zeros((block_query,), tl.int32)
     row = query_height * query_width
+    products += query_top * query_width
     begin = tl.program_id(1) * share
     for start in range(begin, min(begin + share, num_key), block_key):
         of_key = start + tl.arange(0, block_key)
         is_key = of_key < num_key
         key_y = key_top + of_key // key_width
         key_x = of_key % key_width
+        # Positions one after the other lie one after the other, and a tap is a step for all.
+        at_key = (key_top * key_width + of_key).to(tl.int64) * row
+        at = products + at_key[:, None] + of_query[None, :]
         total = tl.zeros((block_key, block_query), products.dtype.element_ty)
         for dy in tl.static_range(-radius, radius + 1):
+            key_in_y = is_key & (key_y + dy >= 0) & (key_y + dy < key_height)
+            in_y = is_query & (query_y + dy >= 0) & (query_y + dy < query_height)
             for dx in tl.static_range(-radius, radius + 1):
-                y, x = key_y + dy, key_x + dx
-                inside_key = is_key & (y >= 0) & (y < key_height) & (x >= 0) & (x < key_width)
-                at_key = (y * key_width + x).to(tl.int64) * row
-                y, x = query_y + dy, query_x + dx
-                inside = is_query & (y >= 0) & (y < query_height) & (x >= 0) & (x < query_width)
-                at = products + at_key[:, None] + (y * query_width + x)[None, :]
-                total += tl.load(at, mask=inside_key[:, None] & inside[None, :], other=0.0)
+                key_inside = key_in_y & (key_x + dx >= 0) & (key_x + dx < key_width)
+                inside = in_y & (query_x + dx >= 0) & (query_x + dx < query_width)
+                step = (dy * key_width + dx).to(tl.int64) * row + dy * query_width + dx
+                total += tl.load(at + step, mask=key_inside[:, None] & inside[None, :], other=0.0)
         one_over_norm = tl.load(scale + of_key, mask=is_key, other=-1.0)[:, None]
         away = tl.maximum(
             tl.abs(key_y[:, None] + rows_below - query_y[None, :]),

@@ -42,7 +42,7 @@ from defsr.utils.cli import run_cli
 
 GRIDS = (40, 64, 96, 125, 250)
 CHANNELS = 256
-RECIPES = ('EDSR', 'TTSR', 'MASA', 'C2', 'DATSR', 'DEF')
+RECIPES = ('DEF', 'C2', 'TTSR', 'EDSR', 'MASA', 'DATSR')
 PROFILED = ('C2', 'DEF')
 OF_THE_RUN = ('grad_clip_norm', 'nonfinite', 'max_nonfinite', 'resume_with')  # not of the model
 GIB = 2**30

@@ -85,7 +85,7 @@ def test_against_a_loop(rng):
 @pytest.mark.parametrize('factor', [2, 4])
 def test_cells_are_their_positions_one_by_one(factor, piece, rng, monkeypatch):
     """Matches of cells anywhere, at the border of the key as well, however they are cut."""
-    monkeypatch.setattr(match_refine, 'PIECE', piece)
+    monkeypatch.setattr(match_refine, 'CPU_PIECE', piece)
     query = torch.rand(2, 6, 4 * factor, 5 * factor, generator=rng, dtype=torch.float64)
     key = torch.rand(2, 6, 7 * factor, 3 * factor, generator=rng, dtype=torch.float64)
     rows, columns = (torch.randint(number, (2, 4, 5), generator=rng) for number in (7, 3))
