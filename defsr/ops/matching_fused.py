@@ -26,7 +26,7 @@ def match_patches_fused(
     tie: Tensor,
     *,
     reach: int | None = None,
-    products: int = PRODUCTS,
+    products: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What ``match_patches`` looks for in one image.
@@ -42,14 +42,14 @@ def match_patches_fused(
         key_scale: (h', w'), one over the patches' norms, or ``FORBIDDEN``.
         tie: (h, w), the difference of two scores that counts as none.
         reach: only keys at most so many rows and columns away, in maps of one frame.
-        products: how many to hold at once.
+        products: how many to hold at once. Default: ``PRODUCTS``.
         progress: called with (pieces done, pieces).
 
     Returns:
         score: (h, w), cosine times the query's norm, -infinity where nothing may be matched;
         index: (h, w) int64 into h' * w'.
     """
-    radius = patch_size // 2
+    radius, products = patch_size // 2, products or PRODUCTS
     score, index = torch.empty_like(tie), torch.empty_like(tie, dtype=torch.int64)
     cuts = _cuts(query.shape[1], query.shape[2], radius, products)
     for done, (top, bottom) in enumerate(cuts, start=1):
