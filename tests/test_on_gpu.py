@@ -141,7 +141,7 @@ def test_deformable_convolution_with_gradients(rng, backend):
     weight = torch.randn(6, 8, 3, 3, generator=rng)
     results = []
     for device in ('cpu', 'cuda'):
-        inputs = [x.to(device).requires_grad_() for x in (feat, offset, mask, weight)]
+        inputs = [x.to(device).clone().requires_grad_() for x in (feat, offset, mask, weight)]
         feat_, offset_, mask_, weight_ = inputs
         options = {'backend': 'gather' if device == 'cpu' else backend}
         out = deform_conv_at(feat_, base.to(device), offset_, mask_, weight_, **options)

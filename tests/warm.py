@@ -16,7 +16,8 @@ from pathlib import Path
 
 from repository import REPOSITORY
 
-ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY)}
+PATHS = [str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])]
+ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(PATHS)}
 
 
 class Warm:

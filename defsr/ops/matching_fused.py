@@ -13,7 +13,7 @@ from defsr.ops.matching import first_reaching
 from defsr.ops.tiles import even_cuts
 
 PRODUCTS = 2**27  # held at once: half a GiB in float32
-BLOCK_QUERY, BLOCK_KEY, WARPS = 128, 16, 4  # of one program's step
+BLOCK_QUERY, BLOCK_KEY, WARPS = 64, 16, 4  # of one program's step
 PROGRAMS = 1024  # that share a piece: several for each multiprocessor
 FORBIDDEN = -1.0  # in place of one over the norm of a key that may not be matched
 

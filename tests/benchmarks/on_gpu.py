@@ -5,9 +5,9 @@
 ``agreement``: photographs upscaled on the CPU and on the GPU. ``matching``: grids of VGG features,
 beside TTSR's and C2-Matching's ways and the bare product on the same card. ``upscale``: the stereo
 pair and 510x339 to 2040x1356, stage by stage. ``train``: an iteration of every recipe at its own
-batch and crops, by the model that ``defsr/train.py`` builds, in float32 and with the card's TF32,
-with host synchronisations of one iteration; and the operations that take longest. ``denoiser``: a
-call of the 553-million-parameter denoiser at 256x256. Networks have random weights, times do not
+batch and crops, by the model that ``defsr/train.py`` builds, convolutions in TF32 as PyTorch does
+by default, and how often the host waits in one; and the operations that take longest.
+``denoiser``: a call of the 553-million-parameter denoiser at 256x256. Networks have random weights, times do not
 depend on them. A part that fails is told and the others go on; the status is 1 then.
 """
 
@@ -30,6 +30,7 @@ from basicsr.archs import build_network
 from basicsr.models import build_model
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
 from whole_photograph import CASES, images_of, options_of
 
 from defsr.config.files import load_options
@@ -42,8 +43,8 @@ from defsr.utils.cli import run_cli
 
 GRIDS = (40, 64, 96, 125, 250)
 CHANNELS = 256
-RECIPES = ('DEF', 'C2', 'TTSR', 'EDSR', 'MASA', 'DATSR')
-PROFILED = ('C2', 'DEF')
+RECIPES = ('upscale', 'DEF', 'C2', 'TTSR', 'EDSR', 'MASA', 'DATSR')
+PROFILED = ('upscale', 'DEF')
 OF_THE_RUN = ('grad_clip_norm', 'nonfinite', 'max_nonfinite', 'resume_with')  # not of the model
 GIB = 2**30
 GPU_CASES = tuple(case for case in CASES if 'ddnm' not in case and 'learned' not in case)
@@ -172,6 +173,7 @@ def upscale(data: Path, folder: Path = Path('/tmp')) -> list[str]:
         ]
         total = sum(row[0] for row in meter.rows.values())
         lines.append([case, *cells, f'{total:.2f} s'])
+        tqdm.write(' | '.join(map(str, lines[-1])), file=sys.stderr)
     return [table(['case', *STAGES, 'all'], lines)]
 
 
@@ -209,12 +211,15 @@ def recipe(name: str) -> tuple[Callable[[], None], str]:
         opt['train'] |= {'rec_only_epochs': 0, 'allow_online': True}
     torch.manual_seed(0)
     model = build_model(opt)
-    batch, side, ref = train['batch_size_per_gpu'], train['gt_size'], train['ref_size']
+    batch, side = train['batch_size_per_gpu'], train['gt_size']
+    ref = train['ref_size'] or side
     images = {
         'lq': torch.rand(batch, 3, side // 4, side // 4),
         'gt': torch.rand(batch, 3, side, side),
         'ref': torch.rand(batch, 3, ref, ref),
     }
+    if 'dataroot_ref_rect' in train:
+        images['ref_valid'] = torch.ones(batch, 1, side // 4, side // 4, dtype=torch.bool)
     numbers = itertools.count(1)
 
     def step() -> None:
@@ -225,13 +230,8 @@ def recipe(name: str) -> tuple[Callable[[], None], str]:
 
 
 def timed(step: Callable[[], None]) -> list[str]:
-    """Milliseconds in float32 and TF32, GiB, and synchronisations of an iteration."""
-    cells = []
-    for allow in (False, True):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow
-        cells.append(f'{1000 * seconds(step, 3):.0f}')
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return [*cells, f'{peak(step):.1f}', str(syncs(step))]
+    """Milliseconds, GiB, and synchronisations of an iteration."""
+    return [f'{1000 * seconds(step, 3):.0f}', f'{peak(step):.1f}', str(syncs(step))]
 
 
 def train(_: Path) -> list[str]:
@@ -241,8 +241,9 @@ def train(_: Path) -> list[str]:
         try:
             step, batch = recipe(name)
             lines.append([name, batch, *timed(step), ''])
+            tqdm.write(' | '.join(map(str, lines[-1])), file=sys.stderr)
         except Exception as error:  # noqa: BLE001  # the others are still wanted
-            lines.append([name, *['-'] * 5, (str(error) or repr(error)).splitlines()[0]])
+            lines.append([name, *['-'] * 4, (str(error) or repr(error)).splitlines()[0]])
             traceback.print_exc()
             continue
         if name not in PROFILED:
@@ -255,7 +256,7 @@ def train(_: Path) -> list[str]:
             [name, event.key[:60], event.count, f'{event.self_device_time_total / 1000:.1f}']
             for event in events
         ]
-    head = ['recipe', 'batch', 'float32, ms', 'TF32, ms', 'GiB', 'syncs', 'said']
+    head = ['recipe', 'batch', 'ms', 'GiB', 'syncs', 'said']
     return [table(head, lines), table(['recipe', 'kernel', 'calls', 'ms'], slowest)]
 
 
@@ -297,7 +298,6 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise RuntimeError('There is no CUDA device; this benchmark is for one.')
-    torch.backends.cudnn.benchmark = True  # as BasicSR trains
     failed = 0
     for name in args.parts:
         start = time.perf_counter()
