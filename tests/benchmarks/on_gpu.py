@@ -7,8 +7,8 @@ beside TTSR's and C2-Matching's ways and the bare product on the same card. ``up
 pair and 510x339 to 2040x1356, stage by stage. ``train``: an iteration of every recipe at its own
 batch and crops, by the model that ``defsr/train.py`` builds, convolutions in TF32 as PyTorch does
 by default, and how often the host waits in one; and the operations that take longest.
-``denoiser``: a call of the 553-million-parameter denoiser at 256x256. Networks have random weights, times do not
-depend on them. A part that fails is told and the others go on; the status is 1 then.
+``denoiser``: a call of the 553-million-parameter denoiser at 256x256. Networks have random weights,
+times do not depend on them. A part that fails is told and the others go on; the status is 1 then.
 """
 
 from __future__ import annotations
