@@ -17,6 +17,7 @@ SHIPPED = (
     'datasets/small/*.txt',
     'experiments/pretrained_models/README.md',
     'experiments/pretrained_models/*small*.pth',
+    'experiments/pretrained_models/ffdnet_color.pth',
     'experiments/pretrained_models/upscale_EDSR.pth',
     'experiments/pretrained_models/vgg16_trunk_hed.pth',
 )

@@ -4,7 +4,8 @@ A denoiser is any registered arch ``(x_t, t) -> answer``. It may have these attr
 ``stride``, both sides of x_t must be multiples of it (default: 1); and, if it brings its weights
 along, ``is_pretrained`` (true), ``trained_schedule`` (a ``NoiseSchedule``),
 ``trained_prediction`` (``eps``, ``v`` or ``x0``) and ``trained_config`` (its own options, where the
-block's do not tell).
+block's do not tell). One that was trained for no more noise than its schedule ends with says
+``is_bounded``; it is not asked beyond.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def as_trained(denoiser: nn.Module, sampling: SamplingOptions) -> tuple[NoiseSch
         sampling: the options, of which ``denoiser_schedule`` and ``prediction`` count.
 
     Raises:
-        ValueError: if the options say something else than the denoiser.
+        ValueError: if the options say something else than the denoiser, or ask it for more noise
+            than it knows.
     """
     said, predicts = sampling.trained_with, sampling.prediction or 'eps'
     own_schedule = getattr(denoiser, 'trained_schedule', None) or said
@@ -78,7 +80,21 @@ def as_trained(denoiser: nn.Module, sampling: SamplingOptions) -> tuple[NoiseSch
             f'{own_schedule.alpha_bar[-1]:.3g} in {own_schedule.num_train_steps} steps). '
             'Remove the option.'
         )
+    if getattr(denoiser, 'is_bounded', False):
+        _check_noisiest(type(denoiser).__name__, own_schedule, sampling)
     return own_schedule, own_prediction
+
+
+def _check_noisiest(name: str, trained: NoiseSchedule, sampling: SamplingOptions) -> None:
+    """Refuse to ask for more noise than a denoiser was trained with."""
+    noisiest, least = (
+        float(x) for x in (sampling.levels.alpha_bar[sampling.times[-1]], trained.alpha_bar[-1])
+    )
+    if noisiest < least:
+        raise ValueError(
+            f'{sampling.where} begins at alpha_bar {noisiest:.3g}, with more noise than {name} was '
+            f'trained for. Set start: lq and start_alpha_bar to {least + 0.0005:.3f} or more.'
+        )
 
 
 def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:

@@ -54,6 +54,10 @@ class SamplingOptions:
             samples; 0 is deterministic and, with eta = 1, plug-and-play restoration (denoise ever
             more gently and project; IRCNN, DPIR), whose result is smoother than a sample and
             nearer to the posterior mean. Default: 1.
+        extrapolation: for ``start: lq``, how far each rectified x0 is carried on along its way from
+            the one before it, from A_pinv y at first, >= 0: x0 + extrapolation (x0 - before). Data
+            consistency stays. With temperature 0 few steps then reach more than many do without it
+            (over-relaxation). Default: 0.
         grid: which timesteps are visited, see ``time_grid``. Default: ``ddnm``.
         rule: how the next state is made of the rectified x0: ``ddnm`` (the published code),
             ``ddim`` (eta in DDIM's sense) or ``ddpm`` (the posterior, DDNM's paper; eta is not
@@ -92,6 +96,7 @@ class SamplingOptions:
     start_alpha_bar: float = 0.5
     end_alpha_bar: float = 1.0
     temperature: float = 1.0
+    extrapolation: float = 0.0
     grid: Grid = 'ddnm'
     rule: Literal['ddnm', 'ddim', 'ddpm'] = 'ddnm'
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +124,11 @@ class SamplingOptions:
         for name in ('eta', 'start_alpha_bar', 'end_alpha_bar', 'temperature'):
             check_between(f'{where}:{name}', getattr(self, name), 0, 1)
         check_choice(f'{where}:start', self.start, ('noise', 'lq'))
+        if check_at_least(f'{where}:extrapolation', self.extrapolation, 0) and self.start != 'lq':
+            raise ValueError(
+                f'{where}:extrapolation is {self.extrapolation}, but a start from noise has '
+                'nothing to go on from. Set `start: lq`, or remove it.'
+            )
         check_choice(f'{where}:grid', self.grid, GRIDS)
         check_choice(f'{where}:rule', self.rule, RULES)
         if check_at_least(f'{where}:sigma_y', self.sigma, 0) and not RULES[self.rule].noisy:
@@ -185,4 +195,6 @@ class SamplingOptions:
             'denoiser_schedule': complete_schedule(self.denoiser_schedule or {}, ADM_SCHEDULE),
             'prediction': self.prediction or 'eps',
         }
-        return {name: value for name, value in block.items() if name != 'where'}
+        # Caches of before there was an extrapolation are valid without one.
+        unsaid = {'where'} if self.extrapolation else {'where', 'extrapolation'}
+        return {name: value for name, value in block.items() if name not in unsaid}

@@ -78,6 +78,7 @@ def ddnm_sample(
         if x0_start is not None:
             base = _check_shape('x0_start', x0_start, shape).to(y)
         x_t = diffuse(base, x_t, float(alpha_bar_at(sampling.times[-1])))
+    before = base if sampling.extrapolation else None
     del base
     kind = RULES[sampling.rule]
     if sampling.sigma > 0:
@@ -97,6 +98,8 @@ def ddnm_sample(
         eps = _predict_noise(denoiser, x_t, t)
         x0 = predict_x0(x_t, eps, alpha_bar)
         x0_hat = rule.rectify(x0, alpha_bar_next)
+        if before is not None:
+            before, x0_hat = x0_hat, torch.lerp(before, x0_hat, 1 + sampling.extrapolation)
         x0_hat = hold(x0_hat) if hold else x0_hat
         x_t = rule.next_state(Step(x0_hat, x_t, eps, draw(), alpha_bar, alpha_bar_next))
         step += 1

@@ -68,6 +68,14 @@ def test_a_sampling_option_changes_it(key):
     assert changed == [key]
 
 
+def test_an_extrapolation_changes_it():
+    before, after = (
+        build_enhancer(start='lq', extrapolation=share).fingerprint()['diffusion']
+        for share in (0.0, 0.5)
+    )
+    assert after == before | {'extrapolation': 0.5} and 'extrapolation' not in before
+
+
 def test_what_only_rounds_does_not():
     torch.manual_seed(0)
     one = build_enhancer().fingerprint()

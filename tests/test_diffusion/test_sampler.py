@@ -336,6 +336,30 @@ def test_a_warm_start_from_another_image(rng):
         sampled(lambda x_t, t: 0 * x_t, y, **options)
 
 
+@pytest.mark.parametrize('share', [0.5, 1.0])
+def test_an_extrapolation_goes_on_from_the_one_before(share, rng):
+    """One step after the other by hand; the result degrades to the measurement."""
+    y = torch.rand(2, 3, 5, 6, generator=rng, dtype=torch.float64) - 0.5
+    options = {'start': 'lq', 'start_alpha_bar': 0.8, 'temperature': 0.0, 'eta': 1.0}
+    options |= {'num_steps': 3, 'grid': 'log_snr', 'generator': torch.Generator()}
+    asked = []
+
+    def denoiser(x_t, t):
+        asked.append((x_t, SCHEDULE.alpha_bar_at(t)[0]))
+        return wavy_denoiser(x_t, t)
+
+    made = sampled(denoiser, y, extrapolation=share, **options)
+    before = carried = OPERATOR.A_pinv(y)
+    for x_t, alpha_bar in asked:
+        assert_close(x_t, alpha_bar.sqrt() * carried)
+        eps = wavy_denoiser(x_t, torch.full((2,), float(SCHEDULE.timesteps_at(alpha_bar))))[:, :3]
+        x0 = (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+        rectified = OPERATOR.project(x0, y)
+        carried, before = rectified + share * (rectified - before), rectified
+    assert_close(made, carried)
+    assert_close(OPERATOR.A(made), y)
+
+
 def test_the_smallest_warm_start_gives_a_pinv_back(rng):
     y = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
     options = {'num_steps': 1, 'start': 'lq', 'start_alpha_bar': 1 - 2e-6, 'generator': rng}
@@ -525,6 +549,8 @@ def test_memory_does_not_grow_with_the_steps(sigma_y, rng):
         ({'num_steps': 900, 'start': 'lq'}, 'num_steps is 900.*with alpha_bar in 0.5 '),
         ({'start': 'lr'}, "diffusion:start is 'lr'"),
         ({'start_alpha_bar': 2}, 'start_alpha_bar is 2'),
+        ({'extrapolation': 1.0}, 'extrapolation is 1.0, but a start from noise has nothing'),
+        ({'extrapolation': -1, 'start': 'lq'}, 'extrapolation is -1, but must be at least 0'),
         ({'grid': 'linear'}, "diffusion:grid is 'linear'"),
         ({'rule': 'ddimm'}, 'Did you mean `ddim`'),
         ({'rule': 'ddim', 'sigma_y': 0.1}, 'rule is ddim, but a noisy input .sigma_y = 0.1'),
