@@ -84,7 +84,7 @@ def test_test(workspace):
     opt = load_options(REPOSITORY / 'options/test_DEF_demo.yml')
     opt['datasets']['test'] |= {'dataroot_gt': 'datasets/gt', 'dataroot_ref': 'datasets/ref'}
     opt['network_g']['aggregator'] |= {'num_feat': 8, 'num_block': [1, 1, 1, 1]}
-    opt['path'] = {'pretrain_network_e': 'small_EDSR.pth'}
+    opt['path'] = {'pretrain_network_e': 'upscale_EDSR.pth'}
     file = save_options(workspace / 'o.yml', opt)
     output = run_well(workspace, str(REPOSITORY / 'defsr/test.py'), '-opt', file)
     for word in ('bicubic', 'DEF', 'psnr', 'ssim', 'seconds'):
