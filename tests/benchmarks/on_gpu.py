@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -84,7 +85,7 @@ def syncs(work: Callable[[], object]) -> int:
     return sum('synchroniz' in str(warning.message) for warning in said)
 
 
-def matching(_: Path) -> list[str]:
+def matching(*_: Path) -> list[str]:
     """Grids of every size by every way; then what is around the search."""
     generator = torch.Generator('cuda').manual_seed(0)
     rows, others = [], []
@@ -161,7 +162,7 @@ def upscaled(case: str, data: Path, device: str, folder: Path, meter: GpuMeter |
     return sr
 
 
-def upscale(data: Path, folder: Path = Path('/tmp')) -> list[str]:
+def upscale(data: Path, folder: Path) -> list[str]:
     """Stages of each case."""
     lines = []
     for case in GPU_CASES:
@@ -177,7 +178,7 @@ def upscale(data: Path, folder: Path = Path('/tmp')) -> list[str]:
     return [table(['case', *STAGES, 'all'], lines)]
 
 
-def agreement(data: Path, folder: Path = Path('/tmp')) -> list[str]:
+def agreement(data: Path, folder: Path) -> list[str]:
     """The stereo pair on both devices: dB between the results, largest difference."""
     lines = []
     for case in ('stereo, SIFT', 'stereo, as it is'):
@@ -189,12 +190,12 @@ def agreement(data: Path, folder: Path = Path('/tmp')) -> list[str]:
     return [table(head, lines)]
 
 
-def recipe(name: str) -> tuple[Callable[[], None], str]:
+def recipe(name: str, folder: Path) -> tuple[Callable[[], None], str]:
     """A recipe's iteration on a batch of noise, with nothing to download; what the batch is."""
     opt = load_options(REPOSITORY / f'options/train_{name}_x4.yml')
     train = opt['datasets']['train']
     opt |= {'num_gpu': 1, 'dist': False, 'is_train': True, 'rank': 0, 'world_size': 1}
-    opt['path'] = {'models': '/tmp', 'training_states': '/tmp'}
+    opt['path'] = {'models': str(folder), 'training_states': str(folder)}
     opt['datasets'] = {'train': train}
     blocks = [value for value in opt.values() if isinstance(value, dict)]
     for block in [*blocks, *(x for x in opt['train'].values() if isinstance(x, dict))]:
@@ -212,7 +213,7 @@ def recipe(name: str) -> tuple[Callable[[], None], str]:
     torch.manual_seed(0)
     model = build_model(opt)
     batch, side = train['batch_size_per_gpu'], train['gt_size']
-    ref = train['ref_size'] or side
+    ref = train.get('ref_size') or side
     images = {
         'lq': torch.rand(batch, 3, side // 4, side // 4),
         'gt': torch.rand(batch, 3, side, side),
@@ -234,12 +235,12 @@ def timed(step: Callable[[], None]) -> list[str]:
     return [f'{1000 * seconds(step, 3):.0f}', f'{peak(step):.1f}', str(syncs(step))]
 
 
-def train(_: Path) -> list[str]:
+def train(_: Path, folder: Path) -> list[str]:
     """Iterations of every recipe."""
     lines, slowest = [], []
     for name in RECIPES:
         try:
-            step, batch = recipe(name)
+            step, batch = recipe(name, folder)
             lines.append([name, batch, *timed(step), ''])
             tqdm.write(' | '.join(map(str, lines[-1])), file=sys.stderr)
         except Exception as error:  # noqa: BLE001  # the others are still wanted
@@ -260,7 +261,7 @@ def train(_: Path) -> list[str]:
     return [table(head, lines), table(['recipe', 'kernel', 'calls', 'ms'], slowest)]
 
 
-def denoiser(_: Path) -> list[str]:
+def denoiser(*_: Path) -> list[str]:
     """One call at 256x256 for one image and for four."""
     block = load_options(REPOSITORY / 'options/train_DEF_x4.yml')['network_e']['denoiser']
     torch.manual_seed(0)
@@ -302,7 +303,8 @@ def main() -> None:
     for name in args.parts:
         start = time.perf_counter()
         try:
-            parts = PARTS[name](args.data)
+            with tempfile.TemporaryDirectory() as folder:
+                parts = PARTS[name](args.data, Path(folder))
         except Exception:  # noqa: BLE001
             failed += 1
             parts = [traceback.format_exc(limit=-4)]
