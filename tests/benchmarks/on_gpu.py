@@ -41,6 +41,7 @@ from defsr.ops.matching import GPU_BLOCK_ELEMENTS, match_patches
 from defsr.ops.matching_near import match_patches_near
 from defsr.upscaling import Upscaler
 from defsr.utils.cli import run_cli
+from defsr.utils.memory import PeakMemory
 
 GRIDS = (40, 64, 96, 125, 250)
 CHANNELS = 256
@@ -66,11 +67,9 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 def peak(work: Callable[[], object]) -> float:
     """GiB that a call allocates at most above what is there."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return (torch.cuda.max_memory_allocated() - before) / GIB
+    with PeakMemory() as found:
+        work()
+    return found.bytes / GIB
 
 
 def syncs(work: Callable[[], object]) -> int:
