@@ -87,6 +87,7 @@ setup(
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-make-rectified = defsr.tools.make_rectified:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
+            'defsr-check-data = defsr.tools.check_data:main',
             'defsr-convert = defsr.tools.convert:main',
             'defsr-plot-training = defsr.tools.plot_training:main',
             'defsr-options = defsr.tools.copy_options:main',
