@@ -91,7 +91,8 @@ class Enhancer(nn.Module):
             )
         net, network = getattr(self, self.trained), f'{name}:{self.trained}'
         block = getattr(self, f'_{self.trained}_block')
-        wanted = {'network_g': completed(block)} if check_trained else None
+        says_itself = hasattr(net, 'trained_prediction')  # what it was trained for, as published
+        wanted = {'network_g': completed(block)} if check_trained and not says_itself else None
         load_weights(
             net, path, option=option, network=network, param_key=param_key, trained_with=wanted
         )

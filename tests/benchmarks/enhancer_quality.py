@@ -4,9 +4,10 @@
 
 On the centre 256x256 of each image: PSNR and SSIM on Y (8 bit, crop_border 4), ``trunk_distance``
 (LPIPS's formula on the shipped VGG16 trunk, unweighted; lower is better), max |A I_DE - y| on
-[0, 1] before clamping, seconds. ``noise``: DDNM's published sampling. ``lq``: from A_pinv y, with
-the option file's start and grid at temperature 1. ``default``: the option file. With --record a
-run that was stopped goes on, and several may share the work (--sets).
+[0, 1] before clamping, seconds. ``default``: the option file. ``plain``: the same without
+extrapolation. ``lq``: its start and grid, but at temperature 1. ``noise``: DDNM's published
+sampling, for a prior that knows so much noise (--starts). With --record a run that was stopped goes
+on, and several may share the work (--sets).
 """
 
 from __future__ import annotations
@@ -42,18 +43,22 @@ SETS = ('urban100', 'sun80', 'manga109', 'cufed5')
 OPERATOR = BicubicDownsample(4)
 # The paper's levels in ten times as many steps: from 0.8 on its own table has but 200.
 FINE = {'beta_start': 1e-7, 'beta_end': 1e-3, 'num_train_steps': 10000}
-PUBLISHED = {'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0}
+STARTS = {
+    'lq': {'extrapolation': 0.0},
+    'noise': {'extrapolation': 0.0, 'start': 'noise', 'grid': 'ddnm', 'end_alpha_bar': 1.0},
+}
 
 
-def settings_of(steps: Sequence[int]) -> list[Setting]:
+def settings_of(steps: Sequence[int], starts: Sequence[str]) -> list[Setting]:
     """Every way to sample, at each number of steps."""
     ways = {
-        f'{start}, eta {eta:g}': changes | {'eta': eta, 'temperature': 1.0}
-        for start, changes in (('noise', PUBLISHED), ('lq', {}))
+        f'{start}, eta {eta:g}': STARTS[start] | {'eta': eta, 'temperature': 1.0}
+        for start in starts
         for eta in (0.0, 0.85)
     }
+    ways |= {'plain': {'extrapolation': 0.0}, 'default': {}}
     found = []
-    for number, (label, changes) in itertools.product(steps, (ways | {'default': {}}).items()):
+    for number, (label, changes) in itertools.product(steps, ways.items()):
         fine = {'schedule': FINE} if number > 100 and not label.startswith('noise') else {}
         found.append(Setting(label, changes | fine | {'num_steps': number}))
     return found
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace, record: Record) -> None:
     for name, image, gt in cases:
         jobs += [(name, image, gt, Setting(label), how) for label, how in plain.items()]
         steps = args.steps + (args.long_steps if f'{name}/{image}' in long else [])
-        for setting in settings_of(steps):
+        for setting in settings_of(steps, args.starts):
             if args.only and setting.label not in args.only:
                 continue
             jobs.append((name, image, gt, setting, factory.make(setting.diffusion).enhance))
@@ -168,9 +173,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--sets', nargs='+', default=list(SETS), choices=SETS)
     parser.add_argument('--options', default=OPTIONS)
     parser.add_argument('--weights')
-    parser.add_argument('--steps', type=int, nargs='*', default=[10, 20, 50, 100])
-    parser.add_argument('--long_steps', type=int, nargs='*', default=[250, 1000])
-    parser.add_argument('--only', nargs='+', help='labels of settings, as "noise, eta 0"')
+    parser.add_argument('--steps', type=int, nargs='*', default=[3, 5, 10, 20])
+    parser.add_argument('--long_steps', type=int, nargs='*', default=[])
+    parser.add_argument('--starts', nargs='+', default=['lq'], choices=STARTS)
+    parser.add_argument('--only', nargs='+', help='labels of settings, as "lq, eta 0"')
     parser.add_argument('--per_set', type=int, help='only so many images of each set')
     parser.add_argument('--side', type=int, default=256)
     parser.add_argument('--record')

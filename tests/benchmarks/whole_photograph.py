@@ -95,7 +95,7 @@ def images_of(case: str, data: Path) -> tuple[Tensor, Tensor]:
 
 
 def options_of(case: str, folder: Path) -> Path:
-    """``options/upscale.yml`` with the case's matcher, or the small prior at 10 steps."""
+    """``options/upscale.yml`` with the case's matcher, or DDNM as the enhancer."""
     options = load_options(NETWORK)
     matcher = next((name for label, name in MATCHERS.items() if label in case), 'auto')
     options['rectify']['matcher'] = matcher
@@ -104,7 +104,6 @@ def options_of(case: str, folder: Path) -> Path:
     if 'ddnm' in case:
         prior = load_options(PRIOR)
         options['network_e'] = prior['network_e']
-        options['network_e']['diffusion']['num_steps'] = 10
         options['path']['pretrain_network_e'] = prior['path']['pretrain_network_e']
     file = folder / f'{case}.yml'
     file.write_text(yaml.safe_dump(json.loads(json.dumps(options))))

@@ -42,7 +42,7 @@ HAS_DEFAULT = words("""
     restart_weights eta_min keep_last images_per_batch train diffusion num_steps start grid eta
     start_alpha_bar end_alpha_bar temperature denoiser_schedule seed path tile examples number side
     show center_crop tables groups published loss CUFED5_(126) resume_state pretrain_network_g
-    pretrain_network_e t g scenes timed
+    pretrain_network_e t g scenes timed num_in_ch num_conv extrapolation
 """)
 MAY_BE_SHORTER = words('num_feat sigmas show t published compare_to scenes timed')
 MAY_BE_NULL = words("""
@@ -55,12 +55,12 @@ ZERO = words("""
     num_gpu manual_seed num_worker_per_gpu num_block rec_only_epochs ema_decay weight_decay
     gamma warmup_iter loss_weight tb_images crop_border perceptual_weight style_weight relu4_1
     gradient_penalty_weight res_scale rgb_mean min_alpha_bar restart_weights eta_min temperature eta
-    start_alpha_bar seed CUFED5_(126)
+    start_alpha_bar seed CUFED5_(126) extrapolation
 """)
 FRACTION = words("""
     dataset_enlarge_ratio rec_only_epochs lr weight_decay gamma loss_weight perceptual_weight
     style_weight relu4_1 gradient_penalty_weight res_scale img_range rgb_mean grad_clip_norm sigmas
-    restart_weights eta_min CUFED5_(126)
+    restart_weights eta_min CUFED5_(126) extrapolation
 """)
 LEGAL = {
     'deleted': HAS_DEFAULT,

@@ -1,4 +1,4 @@
-"""The small prior that comes with the repository, in the setting that comes with it."""
+"""The prior that comes with the repository, FFDNet, in the setting that comes with it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,6 @@ def enhancer():
     enhancer = build_network(opt['network_e'])
     enhancer.load_weights(opt['path']['pretrain_network_e'])
     return enhancer
-
-
-def test_the_option_files_of_training_and_enhancing_agree(enhancer):
-    trained = load_options(REPOSITORY / 'options/small/train_prior_small.yml')
-    opt = load_options(REPOSITORY / 'options/small/enhance_cufed_small.yml')
-    assert opt['network_e']['denoiser'] == trained['network_g']
-    assert opt['network_e']['diffusion']['prediction'] == trained['train']['prediction']
-    schedule = opt['network_e']['diffusion']['denoiser_schedule']
-    assert schedule == trained['train']['schedule']
 
 
 def test_it_restores_more_than_interpolation(enhancer, stereo):
