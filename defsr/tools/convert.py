@@ -31,6 +31,7 @@ def convert(
     out: str | Path | None = None,
     precision: str = 'keep',
     options: str | Path | None = None,
+    compress: bool = False,
 ) -> Found:
     """Tell a weight file's network, and write its weights.
 
@@ -42,6 +43,8 @@ def convert(
         precision: of the numbers: ``keep``, ``half`` or ``full`` (float32). Loading brings them
             back to float32.
         options: the option file that it was trained with, for a network that is not known.
+        compress: pack a ``.pth`` without loss, by about a twelfth. PyTorch reads it as it reads
+            others, but for ``mmap``.
 
     Returns:
         The network, with the state dict as written.
@@ -75,7 +78,7 @@ def convert(
         found, kept = find_network(state, path), {}
     own = _in_precision(found.state, precision, path)
     if out is not None:
-        _write(Path(out), own, kept)
+        _write(Path(out), own, kept, compress)
     return Found(found.source, found.network, own)
 
 
@@ -93,12 +96,12 @@ def _in_precision(state: Mapping[str, Tensor], precision: str, path: Path) -> di
     return {key: value.clone().contiguous() for key, value in own.items()}  # none shares memory
 
 
-def _write(out: Path, state: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:
+def _write(out: Path, state: Mapping[str, Tensor], kept: Mapping[str, Any], compress: bool) -> None:
     import json
 
     import torch
 
-    from defsr.utils.files import atomic_path
+    from defsr.utils.files import atomic_path, compress_archive
     from defsr.utils.strangers import save_safetensors
 
     with atomic_path(out) as temporary:
@@ -107,6 +110,8 @@ def _write(out: Path, state: Mapping[str, Tensor], kept: Mapping[str, Any]) -> N
         else:
             with open(temporary, 'wb') as file:
                 torch.save({'params': dict(state), **kept}, file)  # a name would go into the file
+            if compress:
+                compress_archive(temporary)
 
 
 def parse() -> argparse.Namespace:
@@ -117,6 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('file', help='*.pth, *.pt, *.safetensors; SRCNN: *.mat')
     parser.add_argument('--out', help='file to write, *.pth or *.safetensors')
     parser.add_argument('--precision', choices=PRECISIONS, default='keep')
+    parser.add_argument('--compress', action='store_true', help='pack a *.pth without loss')
     parser.add_argument('--options', help='what it was trained with, if it does not say')
     return parser.parse_args()
 
@@ -127,7 +133,7 @@ def _run() -> None:
 
     from defsr.utils.fingerprints import digest_of_file
 
-    found = convert(args.file, args.out, args.precision, args.options)
+    found = convert(args.file, args.out, args.precision, args.options, args.compress)
     number = sum(value.numel() for value in found.state.values())
     tell(f'{args.file}: {found.source}; {len(found.state)} tensors, {number:,d} numbers')
     block = {'network_g': {'type': found.network['type'], **found.network}}

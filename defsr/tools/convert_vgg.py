@@ -27,7 +27,7 @@ from torch import Tensor
 from defsr.archs.vgg import VGGTrunk
 from defsr.images.levels import from_levels
 from defsr.utils.cli import run_cli
-from defsr.utils.files import atomic_path
+from defsr.utils.files import atomic_path, compress_archive
 
 LAST_LAYER = 'relu4_1'
 CAFFE_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # the mean that the trunk was trained with
@@ -146,6 +146,7 @@ def convert(source: str | Path, out: str | Path, photos: Iterable[Tensor] | None
     content = {'params': halved, 'vgg_type': 'vgg16', 'layers': LAST_LAYER}
     with atomic_path(out) as temporary:
         torch.save(content, temporary)
+        compress_archive(temporary)
 
 
 def _convs() -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OSError(f'{path} could not be written: {refusal}.') from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def compress_archive(path: Path) -> None:
+    """Deflate the entries of a zip archive, such as PyTorch's weight files are, in place."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, 'w') as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.extra = b''  # PyTorch's padding
+            target.writestr(entry, content, compresslevel=9)
+    path.write_bytes(packed.getvalue())
 
 
 def shortened(name: str, most: int) -> str:
