@@ -28,6 +28,7 @@ NETWORK = SHIPPED / 'options' / 'upscale.yml'
 NETWORK_KEYS = ('scale', 'degradation', 'network_g', 'path')
 MIN_REF_SIDE = 4
 MAX_REF_MEGAPIXELS = 4.0
+CHOOSING_MEGAPIXELS = 0.6
 
 
 def upscale(
@@ -35,6 +36,7 @@ def upscale(
     refs: Image | Iterable[Image],
     *,
     weights: str | os.PathLike[str] | None = None,
+    quality: str | None = None,
     tile: int | None = TILE,
     overlap: int = 16,
     device: str | torch.device = 'auto',
@@ -55,6 +57,8 @@ def upscale(
             ignored.
         weights: checkpoint of ``network_g``, a path or a name in
             ``experiments/pretrained_models``. Default: the one that comes with the package.
+        quality: ``clean``, or ``photo``: ``lq`` has noise or traces of JPEG, which are taken off;
+            ``auto``: it is looked at. Default: what ``options/upscale.yml`` says, ``auto``.
         tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 128.
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -81,7 +85,7 @@ def upscale(
         >>> sharp.shape, sharp.dtype
         ((64, 80, 3), dtype('float64'))
     """
-    return Upscaler(weights, device)(
+    return Upscaler(weights, device, quality=quality)(
         lq,
         refs,
         tile=tile,
@@ -108,6 +112,7 @@ class Upscaler:
         weights: see ``upscale``.
         device: see ``upscale``.
         options: another description of the networks. Default: the package's.
+        quality: see ``upscale``.
 
     Raises:
         ValueError: for a device that is not there, unknown options, weights that do not fit.
@@ -119,6 +124,8 @@ class Upscaler:
         weights: str | os.PathLike[str] | None = None,
         device: str | torch.device = 'auto',
         options: str | os.PathLike[str] = NETWORK,
+        *,
+        quality: str | None = None,
     ) -> None:
         self.device = pick_device(device)
         given = {'options': options} | ({} if weights is None else {'weights': weights})
@@ -126,7 +133,7 @@ class Upscaler:
             if not isinstance(path, (str, os.PathLike)):
                 raise ValueError(f'{name} is {path!r}, but must be the path of a file.')
         with as_if_alone():
-            self.scale, self.restorer = _build(weights, options, self.device)
+            self.scale, self.restorer = _build(weights, options, self.device, quality)
 
     def __call__(
         self,
@@ -167,6 +174,28 @@ class Upscaler:
             alpha = enlarge_alpha(photo.alpha, self.scale)
             return photo.give_back(sr.clamp(0, 1).to(photo.rgb), alpha)
 
+    def confirmed(
+        self,
+        lq: Given | str | os.PathLike[str],
+        ref: Image,
+        *,
+        max_ref_megapixels: float = CHOOSING_MEGAPIXELS,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> int:
+        """How many matches of one reference a geometry confirms, to choose among many.
+
+        Arguments and errors as ``upscale``; a larger reference is reduced.
+
+        Raises:
+            ValueError: also for options that do not rectify references.
+        """
+        with undisturbed(self.device):
+            photo = ImageForm.of('lq', lq, max_megapixels)
+            [key] = limit_references(
+                _check_references(ref, max_megapixels), max_ref_megapixels, tell=False
+            )
+            return self.restorer.confirmed(photo.rgb, key)
+
     def _check_size(self, photo: ImageForm, max_megapixels: float) -> None:
         height, width = (self.scale * side for side in photo.rgb.shape[-2:])
         if height * width > max_megapixels * 1e6:
@@ -178,16 +207,21 @@ class Upscaler:
 
 
 def _build(
-    weights: str | os.PathLike[str] | None, options: str | os.PathLike[str], device: torch.device
+    weights: str | os.PathLike[str] | None,
+    options: str | os.PathLike[str],
+    device: torch.device,
+    quality: str | None,
 ) -> tuple[int, Restorer]:
     """Scale and networks of a description."""
     opt = load_options(Path(options), 'options')
+    if quality is not None:
+        opt['quality'] = quality
     where = Path(options).name
     for key in NETWORK_KEYS:
         required(opt, '', key)
     check_networks(opt)
     method = method_class(opt)
-    check_keys(where, opt, (*NETWORK_KEYS, *method.blocks_of(opt), *method.options))
+    check_keys(where, opt, (*NETWORK_KEYS, *method.keys_of(opt)))
     for key in method.blocks_of(opt):
         required(opt, '', key)
     scale = check_int('scale', opt['scale'], 2)
@@ -243,12 +277,15 @@ def pick_device(device: str | torch.device) -> torch.device:
     return found if found.type == 'cuda' else torch.device('cpu')
 
 
-def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tensor]:
+def limit_references(
+    refs: Sequence[Tensor], max_megapixels: float, *, tell: bool = True
+) -> list[Tensor]:
     """Reduce references so that together they stay below a size; each has an equal share.
 
     Args:
         refs: (1, 3, H', W') in [0, 1].
         max_megapixels: of all together, > 0.
+        tell: a warning for each that is reduced.
     """
     share = max_megapixels * 1e6 / len(refs)
     limited = []
@@ -258,10 +295,11 @@ def limit_references(refs: Sequence[Tensor], max_megapixels: float) -> list[Tens
             factor = math.sqrt(share / (height * width))
             size = [max(MIN_REF_SIDE, int(side * factor)) for side in (height, width)]
             ref = F.interpolate(ref, size=size, mode='bicubic', antialias=True).clamp(0, 1)
-            getLogger('basicsr').warning(
-                f'Reference {i + 1} is reduced from {height}x{width} to {size[0]}x{size[1]} (HxW): '
-                f'max_ref_megapixels is {max_megapixels:g} for {len(refs)}.'
-            )
+            if tell:
+                getLogger('basicsr').warning(
+                    f'Reference {i + 1} is reduced from {height}x{width} to {size[0]}x{size[1]} '
+                    f'(HxW): max_ref_megapixels is {max_megapixels:g} for {len(refs)}.'
+                )
         limited.append(ref)
     return limited
 

@@ -218,3 +218,19 @@ def test_ours_beside_the_authors_code(script, method, tmp_path, capsys, monkeypa
     drawn = bench.drawn(theirs.state_dict(), bias=None)
     assert torch.equal(drawn['bias'], theirs.bias)
     assert 0.5 < drawn['weight'].square().mean() * 27 / 0.5 < 2
+
+
+def test_inputs_that_are_not_clean_have_one_size(script, rng):
+    gt = torch.rand(1, 3, 64, 96, generator=rng)
+    for name, change in script('inputs').INPUTS.items():
+        lq = change(gt)
+        assert lq.shape == (1, 3, 16, 24) and lq.min() >= 0 and lq.max() <= 1, name
+
+
+def test_the_ground_truth_matches_as_itself(script, stereo):
+    """All of its matches, and of an interpolated query some."""
+    matching = script('enhancer_matching')
+    left, right = (image.reshape(1, *image.shape[-3:])[..., 160:224, 300:396] for image in stereo)
+    net_t = script('enhancer_cases').texture_extractor()
+    found = matching.shares(net_t, left, [right], {'bicubic': matching.interpolate, 'GT': None})
+    assert found['GT']['ref'] == 1 and 0.05 < found['bicubic']['ref_enhanced'] < 1

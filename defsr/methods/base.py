@@ -19,20 +19,19 @@ from defsr.diffusion.reference_null_space import (
     NullSpaces,
     best_of,
     gated,
-    project,
 )
 from defsr.methods.blocks import BLOCK, restore_in_blocks
+from defsr.methods.inputs import Inputs
 from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.ops.evidence import evidence_of
-from defsr.ops.input_quality import is_clean
 from defsr.ops.tiles import Tile, make_tiles
 from defsr.rectify.rectifier import LOG, Rectified, Rectifier
 from defsr.utils.checks import check_choice
 
 STAGES = ('enhance', 'rectify', 'references', 'match', 'restore')
 GATES = ('none', 'evidence')
-PROJECT = ('off', 'exact', 'auto')
-RECTIFY_OPTIONS = ('rectify', 'gate', 'project')  # of methods that read references
+INPUT_OPTIONS = ('project', 'quality')  # of all methods
+RECTIFY_OPTIONS = ('rectify', 'gate', *INPUT_OPTIONS)  # of methods that read references
 
 Prepared = TypeVar('Prepared')  # what a method's `prepare` makes of references
 Progress = Callable[[int, int], None]
@@ -52,6 +51,10 @@ class Method(ABC, Generic[Prepared]):
         project: ``exact``: the result is made consistent with the input, but not in training,
             whose crops are not what their input was made of. ``auto``: the same, if the input
             is clean. ``off``: it stays.
+        quality: what inputs are. ``clean`` (the papers): reduced, and rounded. ``auto``: noise and
+            traces of JPEG are looked for, and taken off by a denoiser, ``network_c``, and by what
+            rectified references say, see ``with_references``. ``photo``: there is some noise even
+            if none is seen. Inputs with faults are not projected onto by ``project: auto``.
 
     Attributes:
         blocks: the option file's blocks of the frozen networks that it reads, as ``network_e``;
@@ -62,6 +65,7 @@ class Method(ABC, Generic[Prepared]):
         frozen: block name -> network, loaded, in eval mode; never trained, never saved.
         net_e: enhancer, ``lq -> I_DE``; None: it enhances nothing.
         net_r: enhancer of what references are brought to; None: ``net_e``.
+        inputs: what they are, and what is done about it.
     """
 
     blocks: ClassVar[tuple[str, ...]] = ()
@@ -75,11 +79,12 @@ class Method(ABC, Generic[Prepared]):
         rectify: object = 'none',
         gate: str = 'none',
         project: str = 'off',
+        quality: str = 'clean',
     ) -> None:
         self.degradation = degradation
         self.rectifier = Rectifier.from_opt(rectify, degradation)
         self.gate = check_choice('gate', gate, GATES)
-        self.project = check_choice('project', project, PROJECT)
+        self.inputs = Inputs(degradation, project, quality)
         if self.gate != 'none' and self.rectifier is None:
             raise ValueError(f'gate is {gate}, but without rectify nothing is known. Give rectify.')
         self.scale = degradation.scale
@@ -89,13 +94,27 @@ class Method(ABC, Generic[Prepared]):
 
     @classmethod
     def blocks_of(cls, opt: Mapping[str, Any]) -> tuple[str, ...]:
-        """``blocks``, and where an option file rectifies references the enhancer for that:
-        ``network_r``, or ``network_e``. In its images points are found, and they stay where no
-        reference explains the input."""
-        if 'rectify' not in cls.options or not Rectifier.is_on(opt.get('rectify')):
-            return cls.blocks
-        own = 'network_r' if opt.get('network_r') else 'network_e'
-        return cls.blocks if own in cls.blocks else (*cls.blocks, own)
+        """``blocks``, and those that the option file's other options ask for.
+
+        Where it rectifies references the enhancer for that, ``network_r`` or ``network_e``: in its
+        images points are found, and they stay where no reference explains the input. Where inputs
+        may have faults the denoiser that takes them off, ``network_c``.
+        """
+        found = list(cls.blocks)
+        if 'rectify' in cls.options and Rectifier.is_on(opt.get('rectify')):
+            own = 'network_r' if opt.get('network_r') else 'network_e'
+            found += [] if own in found else [own]
+        if opt.get('quality', 'clean') != 'clean':
+            found.append('network_c')
+        return tuple(found)
+
+    @classmethod
+    def keys_of(cls, opt: Mapping[str, Any]) -> tuple[str, ...]:
+        """What an option file may say to it at the top level: ``options`` and blocks, those too
+        that its options do not ask for."""
+        idle = {'rectify': 'network_r', 'quality': 'network_c'}
+        may = [block for option, block in idle.items() if option in cls.options]
+        return (*cls.options, *cls.blocks_of(opt), *may)
 
     @classmethod
     def from_opt(
@@ -119,8 +138,12 @@ class Method(ABC, Generic[Prepared]):
         make: Any = cls
         method: Method = make(*own, degradation=degradation, **cls.own_options(opt))
         for block in cls.blocks_of(opt)[len(cls.blocks) :]:
-            method.net_r = build_frozen(block, opt, device, may_lack_weights=False)
-            method.frozen[block] = method.net_r
+            network = build_frozen(block, opt, device, may_lack_weights=False)
+            method.frozen[block] = network
+            if block == 'network_c':
+                method.inputs.clean_with(network)
+            else:
+                method.net_r = network
         return method
 
     @classmethod
@@ -238,6 +261,9 @@ class Method(ABC, Generic[Prepared]):
         of ``refs``, if they are at hand.
         """
         report = progress or say_nothing
+        seen, faults = lq, [] if net_g.training else self.inputs.faults(lq)
+        if faults:
+            lq, de = self.inputs.cleaned(lq, faults), None
         if de is None:
             report('enhance', 0, 1)
             de = self.enhance(lq, partial(report, 'enhance') if progress else None)
@@ -251,12 +277,16 @@ class Method(ABC, Generic[Prepared]):
             report('rectify', 1, 1)
             if not views:
                 LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
-                return Restoration(self._consistent(anchor, lq), de=de)
+                return Restoration(self.inputs.consistent(anchor, lq, faults), de=de)
             best = best_of([(v.image, v.evidence, v.valid) for v in views], self.scale)
             number = len({view.number for view in views})
             share = float(best.evidence.rho.mean())
             LOG.info(f'{number} of {len(refs)} references used, for {share:.0%} of the picture.')
             refs = [Reference(best.image, valid=best.valid)]
+            if faults:
+                lq = self.inputs.explained(seen, lq, best, faults)
+                de = self.enhance(lq)
+                anchor = self.anchor(lq, de)
         if anchor is not None and max(lq.shape[-2:]) > BLOCK:
             found = restore_in_blocks(
                 self, net_g, lq, refs[0], de, anchor, tile=tile, overlap=overlap, progress=report
@@ -274,7 +304,7 @@ class Method(ABC, Generic[Prepared]):
         if best is not None and anchor is not None:
             found = self._settled(found, lq, anchor, best, views or ())
         if not net_g.training:
-            found = replace(found, sr=self._consistent(found.sr, lq))
+            found = replace(found, sr=self.inputs.consistent(found.sr, lq, faults))
         return found
 
     def _in_pieces(
@@ -294,14 +324,6 @@ class Method(ABC, Generic[Prepared]):
         for number, piece in enumerate(tiles, start=1):
             sr[piece.inner(self.scale)] = restore(piece)[piece.core(self.scale)]
             report('restore', number, len(tiles))
-        return sr
-
-    def _consistent(self, sr: Tensor, lq: Tensor) -> Tensor:
-        """With the input, if ``project`` says so."""
-        if self.project == 'auto' and not is_clean(lq):
-            LOG.info('The input has noise or traces of JPEG: the result is not projected onto it.')
-        elif self.project != 'off':
-            return project(sr, lq, self.degradation.operator)
         return sr
 
     @torch.no_grad()
@@ -330,6 +352,17 @@ class Method(ABC, Generic[Prepared]):
             return self.net_r(lq)
         de = self.enhance(lq) if de is None else de
         return self.degradation.operator.A_pinv(lq).clamp(0, 1) if de is None else de
+
+    @torch.no_grad()
+    def confirmed(self, lq: Tensor, ref: Reference) -> int:
+        """How many matches of a reference a geometry confirms. ValueError without ``rectify``."""
+        if self.rectifier is None:
+            raise ValueError(
+                'rectify is none, but references are to be chosen by their matches. Set rectify, '
+                'or give no more references than are wanted.'
+            )
+        lq = self.inputs.cleaned(lq, self.inputs.faults(lq))
+        return self.rectifier.find(self.anchor(lq), ref, self.anchor).number
 
     def _settled(
         self,

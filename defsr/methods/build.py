@@ -172,3 +172,13 @@ class Restorer:
             ).sr
         check_finite(sr, 'The result', 'the weights')
         return sr
+
+    def confirmed(self, lq: Tensor, ref: Tensor) -> int:
+        """How many matches between lq and a reference, as of a call, a geometry confirms.
+
+        Raises:
+            ValueError: if the method does not rectify.
+        """
+        image = arrange_image(lq, self.device)
+        with torch.no_grad():
+            return self.method.confirmed(image, Reference(arrange_image(ref, self.device)))

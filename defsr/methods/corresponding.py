@@ -66,7 +66,7 @@ class Corresponding(Method[Prepared]):
         net_m: correspondence extractor with ``query`` and ``key``: img -> {level: features}.
         net_t: texture extractor, ``img -> {level: feature}``.
         degradation: of the input.
-        rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
+        rectifying: ``rectify``, ``gate``, ``project`` and ``quality`` of ``Method``.
     """
 
     blocks = ('network_m', 'network_t')

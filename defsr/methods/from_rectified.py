@@ -27,7 +27,8 @@ class FromRectified(Method[Sequence[Reference]]):
     Args:
         net_e: enhancer, ``lq -> I_DE`` in [0, 1].
         degradation: of the input.
-        rectifying: ``rectify``, which must be given, ``gate`` and ``project`` of ``Method``.
+        rectifying: ``rectify``, which must be given, ``gate``, ``project`` and ``quality`` of
+            ``Method``.
     """
 
     net_e: Enhancer

@@ -72,7 +72,7 @@ class Matched(Method[ReferenceKeys]):
             everywhere, as references are that are not in the frame of the input.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
-        rectifying: ``rectify``, ``gate`` and ``project`` of ``Method``.
+        rectifying: ``rectify``, ``gate``, ``project`` and ``quality`` of ``Method``.
 
     Raises:
         ValueError: for another value of these.

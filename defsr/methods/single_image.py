@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
-from defsr.methods.base import Method
+from defsr.methods.base import INPUT_OPTIONS, Method
 
 
 class SingleImage(Method[None]):
     """For networks that read ``lq`` alone; references are not looked at."""
 
-    options = ('project',)
+    options = INPUT_OPTIONS
 
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> None:
         """Nothing."""

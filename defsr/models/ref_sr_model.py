@@ -86,7 +86,7 @@ class RefSRModel(ImageValidation, SRModel):
         """Refuse options that are not legal; ValueError names the option."""
         method = method_class(opt)
         given = {key: value for key, value in opt.items() if key not in FILLED_KEYS}
-        check_keys('', given, (*RUN_KEYS, *SWITCHES, *method.blocks_of(opt), *method.options))
+        check_keys('', given, (*RUN_KEYS, *SWITCHES, *method.keys_of(opt)))
         for name in ('scale', *method.blocks_of(opt)):
             required(opt, '', name)
         for name in SWITCHES:

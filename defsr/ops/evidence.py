@@ -44,13 +44,9 @@ def evidence_of(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> Eviden
         soft: (N, 3, h, w), A W of the rectified reference W.
         valid: (N or 1, 1, h, w) bool, where W shows something. None: everywhere.
     """
-    known = torch.ones_like(lq[:, :1]) if valid is None else valid.to(lq).expand_as(lq[:, :1])
+    known = _known(lq, valid)
     y, w = lq.mean(1, keepdim=True), soft.mean(1, keepdim=True)
-    share = _windowed(known).clamp(min=1e-6)
-
-    def mean(x: Tensor) -> Tensor:
-        return _windowed(x * known) / share
-
+    mean = _mean_where(known)
     y_mean, w_mean = mean(y), mean(w)
     y_var = (mean(y * y) - y_mean**2).clamp(min=0)
     w_var = (mean(w * w) - w_mean**2).clamp(min=0)
@@ -58,6 +54,38 @@ def evidence_of(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> Eviden
     rho = both / ((y_var + ROUNDING) * (w_var + ROUNDING)).sqrt()
     gain = (both / (w_var + ROUNDING)).clamp(0, MOST_GAIN)
     return Evidence(rho.clamp(0, 1) * known, _fine(lq, soft, known), gain * known)
+
+
+def explained_by(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What a reference says that the observation is: linear regression in windows, of each colour.
+
+    Args:
+        lq, soft, valid: as of ``evidence_of``.
+
+    Returns:
+        (N, 3, h, w), ``mean(y) + a (A W - mean(A W))`` with a in [0, 2], and (N, 1, h, w), the
+        variance of what it leaves of y, the mean of the colours. Without meaning where W is not
+        valid.
+    """
+    mean = _mean_where(_known(lq, valid))
+    y_mean, w_mean = mean(lq), mean(soft)
+    y_var = (mean(lq * lq) - y_mean**2).clamp(min=0)
+    w_var = (mean(soft * soft) - w_mean**2).clamp(min=0)
+    both = mean(lq * soft) - y_mean * w_mean
+    gain = (both / (w_var + ROUNDING)).clamp(0, MOST_GAIN)
+    left = y_var - 2 * gain * both + gain**2 * w_var
+    return y_mean + gain * (soft - w_mean), left.mean(1, keepdim=True).clamp(min=0)
+
+
+def _known(lq: Tensor, valid: Tensor | None) -> Tensor:
+    """(N, 1, h, w): 1 where the reference shows something."""
+    return torch.ones_like(lq[:, :1]) if valid is None else valid.to(lq).expand_as(lq[:, :1])
+
+
+def _mean_where(known: Tensor) -> Callable[[Tensor], Tensor]:
+    """Means in windows, of what is known."""
+    share = _windowed(known).clamp(min=1e-6)
+    return lambda x: _windowed(x * known) / share
 
 
 def _fine(lq: Tensor, soft: Tensor, known: Tensor) -> Tensor:

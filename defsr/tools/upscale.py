@@ -1,6 +1,7 @@
 """Make one photograph four times as large, with the textures of related ones.
 
     defsr-upscale -i photo.jpg -r other1.jpg other2.jpg -o sharp.png
+    defsr-upscale -i FOLDER -r FOLDER_OF_REFERENCES -o NEW_FOLDER
 
 Needs no option file and no ground truth, and takes any size. See docs/upscale.md.
 """
@@ -11,17 +12,21 @@ import argparse
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defsr.utils.checks import check_at_least
-from defsr.utils.cli import StageBars, run_cli, tell
+from defsr.utils.cli import MISTAKES, StageBars, run_cli, tell
 
 # PyTorch takes seconds, which --help need not wait: what needs it is imported where it is used.
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from defsr.images.photo import Photo
+    from defsr.images.photo_files import Task
+    from defsr.upscaling import Upscaler
 
 CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
 
@@ -32,17 +37,31 @@ def parse_arguments() -> argparse.Namespace:
         prog='defsr-upscale', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add('-i', '--input', type=Path, required=True, metavar='FILE', help='the photo to enlarge')
     add(
-        '-r', '--ref', type=Path, required=True, nargs='+', metavar='FILE',
-        help='one or more photos of the same scene or kind of thing, with more detail',
+        '-i', '--input', type=Path, required=True, metavar='PATH',
+        help='the photo to enlarge, or a folder of photos, with those inside it',
     )  # fmt: skip
     add(
-        '-o', '--output', type=Path, required=True, metavar='FILE',
-        help='the result: .png, .jpg, .jpeg, .tif, .tiff or .webp',
+        '-r', '--ref', type=Path, required=True, nargs='+', metavar='PATH',
+        help='one or more photos of the same scene or kind of thing, with more detail,\n'
+        'or folders of them',
+    )  # fmt: skip
+    add(
+        '-o', '--output', type=Path, required=True, metavar='PATH',
+        help='the result: .png, .jpg, .jpeg, .tif, .tiff or .webp; of a folder the folder of\n'
+        'results, where what is there already is not made again',
+    )  # fmt: skip
+    add(
+        '--best', type=int, default=4, metavar='N',
+        help='of more references than N those N that most matches confirm (default: 4)',
     )  # fmt: skip
     add('--force', action='store_true', help='replace files that exist')
     add('--comparison', type=Path, metavar='PNG', help='also write a picture of before and after')
+    add(
+        '--quality', choices=('auto', 'clean', 'photo'),
+        help='what the photo is: clean, or with noise or traces of JPEG (photo), which are taken\n'
+        'off; auto, the default, looks at it',
+    )  # fmt: skip
     add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
     add(
         '--tile', type=int, default=128,
@@ -75,6 +94,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     check_at_least('--tile', args.tile, MIN_TILE)
     check_at_least('--overlap', args.overlap, 0)
+    check_at_least('--best', args.best, 1)
+    if args.input.is_dir():
+        _check_folders(args)
+        return
     check_writable(args.output, (1, 1))
     outputs = {'--output': args.output}
     if args.comparison:
@@ -89,11 +112,26 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f'{option} {path} is a folder: give a file name.')
         if path.exists() and not args.force:
             raise ValueError(f'{option} {path} exists already. Add --force to replace it.')
-        folder = next(p for p in path.absolute().parents if p.exists())
-        if not os.access(folder, os.W_OK) or not folder.is_dir():
-            raise OSError(f'{option} {path}: {folder} cannot be written to.')
+        _check_place(option, path, path.absolute().parents)
     if args.comparison and args.comparison.resolve() == args.output.resolve():
         raise ValueError('--comparison and --output are the same file.')
+
+
+def _check_folders(args: argparse.Namespace) -> None:
+    if args.comparison:
+        raise ValueError('--comparison is for one photo, but --input is a folder. Leave it out.')
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f'--output {args.output} is a file, but --input is a folder.')
+    if args.output.resolve() == args.input.resolve():
+        raise ValueError(f'--output {args.output} is also the input: choose another folder.')
+    place = args.output.absolute()
+    _check_place('--output', args.output, (place, *place.parents))
+
+
+def _check_place(option: str, path: Path, places: Sequence[Path]) -> None:
+    folder = next(p for p in places if p.exists())
+    if not os.access(folder, os.W_OK) or not folder.is_dir():
+        raise OSError(f'{option} {path}: {folder} cannot be written to.')
 
 
 def write_comparison(path: Path, lq: Tensor, ref: Tensor, sr: Tensor, scale: int) -> None:
@@ -137,20 +175,63 @@ def run(args: argparse.Namespace) -> None:
 
     Args:
         args: as of ``parse_arguments``.
+
+    Raises:
+        ValueError: also at the end, if some photos of a folder failed.
     """
-    from defsr.images.photo import read_photo
-    from defsr.images.photo_writer import check_writable, losses, write_photo
+    from defsr.images.photo_files import Task, expand, photos_below, tasks
     from defsr.upscaling import NETWORK, Upscaler
 
     check_arguments(args)
+    whole_folder = args.input.is_dir()
+    refs = expand(args.ref, args.output if whole_folder else None)
+    if not refs:
+        raise ValueError(f'--ref {args.ref[0]} is a folder without photos.')
+    todo = [Task(args.input, args.output)]
+    if whole_folder:
+        photos = photos_below(args.input, args.output)
+        if not photos:
+            raise ValueError(f'--input {args.input} is a folder without photos.')
+        todo = tasks(photos, args.input, args.output)
+    upscaler = Upscaler(
+        args.weights, args.device, options=args.options or NETWORK, quality=args.quality
+    )
+    if not whole_folder:
+        restore(args, upscaler, todo[0], refs)
+        return
+    there, failed = 0, []
+    for number, task in enumerate(todo, start=1):
+        if task.output.exists() and not args.force:
+            there += 1
+            continue
+        tell(f'[{number}/{len(todo)}] {task.photo}')
+        own = [ref for ref in refs if ref.resolve() != task.photo.resolve()]
+        try:
+            restore(args, upscaler, task, own)
+        except MISTAKES as error:
+            failed.append(task.photo.name)
+            tell(f'error: {error}')
+    made = len(todo) - there - len(failed)
+    tell(f'{args.output}: {made} photos made, {there} were there already, {len(failed)} failed')
+    if failed:
+        raise ValueError(f'{len(failed)} of {len(todo)} photos failed: {", ".join(failed)}.')
+
+
+def restore(
+    args: argparse.Namespace, upscaler: Upscaler, task: Task, paths: Sequence[Path]
+) -> None:
+    """One photo, with the best of the references."""
+    from defsr.images.photo import read_photo
+    from defsr.images.photo_writer import check_writable, losses, write_photo
+
     start = time.perf_counter()
-    upscaler = Upscaler(args.weights, args.device, options=args.options or NETWORK)
-    photo, *refs = (read_photo(path, args.max_megapixels) for path in (args.input, *args.ref))
+    photo = read_photo(task.photo, args.max_megapixels)
     height, width = (upscaler.scale * side for side in photo.size)
-    check_writable(args.output, (height, width))
-    for loss in losses(args.output, photo):
+    check_writable(task.output, (height, width))
+    for loss in losses(task.output, photo):
         tell(loss)
-    tell(f'{args.input.name} on {upscaler.device}')
+    tell(f'{task.photo.name} on {upscaler.device}')
+    refs = pick(args, upscaler, photo, paths)
     with StageBars() as advance, told_lines('basicsr.references') as lines:
         result = upscaler(
             photo,
@@ -163,11 +244,38 @@ def run(args: argparse.Namespace) -> None:
         )
     for line in lines:
         tell(line)
-    write_photo(args.output, result)
-    tell(f'{args.output}: {height}x{width} (HxW), {time.perf_counter() - start:.0f} s')
+    write_photo(task.output, result)
+    tell(f'{task.output}: {height}x{width} (HxW), {time.perf_counter() - start:.0f} s')
     if args.comparison:
         write_comparison(args.comparison, photo.rgb, refs[0].rgb, result.rgb, upscaler.scale)
         tell(f'{args.comparison}: before and after')
+
+
+def pick(
+    args: argparse.Namespace, upscaler: Upscaler, photo: Photo, paths: Sequence[Path]
+) -> list[Photo]:
+    """The references that most matches confirm, if there are more than wanted."""
+    from defsr.images.photo import read_photo
+
+    if len(paths) <= args.best:
+        return [read_photo(path, args.max_megapixels) for path in paths]
+    confirmed: dict[Path, int] = {}
+    with StageBars() as advance:
+        for number, path in enumerate(paths):
+            advance('choose', number, len(paths))
+            try:
+                ref = read_photo(path, args.max_megapixels)
+            except (ValueError, OSError) as error:
+                tell(f'Left out: {error}')
+                continue
+            confirmed[path] = upscaler.confirmed(photo, ref)
+        advance('choose', len(paths), len(paths))
+    if not confirmed:
+        raise ValueError(f'None of {len(paths)} references can be read.')
+    best = sorted(confirmed, key=lambda path: -confirmed[path])[: args.best]
+    for number, path in enumerate(best, start=1):
+        tell(f'Reference {number} is {path.name}: {confirmed[path]} matches.')
+    return [read_photo(path, args.max_megapixels) for path in best]
 
 
 def upscale() -> None:

@@ -186,3 +186,106 @@ def test_tiny_reference(fail):
 def test_result_beyond_webp(fail):
     Image.new('RGB', (4096, 1)).save('long.png')
     assert 'WEBP ends at 16383' in fail(photo='long.png', output='sharp.webp')
+
+
+@pytest.fixture
+def album(folder) -> Path:
+    """Folders of photos, one of them in a folder inside, one no image, and of references."""
+    for name in ('in/a.png', 'in/deep/b.png', 'refs/near.png', 'refs/more/far.png'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(Path('photo.png' if 'in/' in name else 'near.png').read_bytes())
+    Path('in/broken.png').write_text('no image')
+    return folder
+
+
+def of_album(*more: str) -> list[str]:
+    return [
+        'defsr-upscale', '-i', 'in', '-r', 'refs', '-o', 'out', '--weights', 'weights.pth',
+        '--options', 'network.yml', *more,
+    ]  # fmt: skip
+
+
+def run_album(monkeypatch, capsys, *more: str) -> tuple[str, int]:
+    """What a folder's run says, and its status."""
+    monkeypatch.setattr('sys.argv', of_album(*more))
+    status = 0
+    try:
+        tool.main()
+    except SystemExit as error:
+        status = int(error.code or 0)
+    return capsys.readouterr().err, status
+
+
+def test_one_bad_photo_does_not_stop_a_folder(album, monkeypatch, capsys):
+    said, status = run_album(monkeypatch, capsys)
+    assert status == 2 and 'error: 1 of 3 photos failed: broken.png.' in said
+    assert 'in/broken.png is no image' in said
+    assert 'out: 2 photos made, 0 were there already, 1 failed' in said
+    made = sorted(str(path) for path in Path('out').rglob('*') if path.is_file())
+    assert made == ['out/a.png', 'out/deep/b.png']
+    with Image.open('out/deep/b.png') as picture:
+        assert picture.size == (72, 84)
+
+
+def test_what_is_there_is_not_made_again(album, monkeypatch, capsys):
+    Path('in/broken.png').unlink()
+    Path('out').mkdir()
+    Path('out/a.png').write_bytes(b'kept')
+    said, status = run_album(monkeypatch, capsys)
+    assert status == 0 and '1 photos made, 1 were there already' in said
+    assert Path('out/a.png').read_bytes() == b'kept'
+    said, status = run_album(monkeypatch, capsys, '--force')
+    assert status == 0 and '2 photos made, 0 were there' in said
+    assert Path('out/a.png').read_bytes() != b'kept'
+
+
+def test_a_photo_is_not_its_own_reference(album, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        Upscaler, '__call__', lambda self, photo, refs, **_: seen.append(refs) or photo
+    )
+    Path('in/broken.png').unlink()
+    monkeypatch.setattr('sys.argv', [*of_album()[:4], 'in', *of_album()[5:]])
+    tool.main()
+    assert [[ref.path.name for ref in refs] for refs in seen] == [['b.png'], ['a.png']]
+
+
+def test_the_references_with_most_matches_are_taken(album, monkeypatch, capsys):
+    matches = {'near': 3, 'far': 50, 'photo': 20}
+    monkeypatch.setattr(Upscaler, 'confirmed', lambda self, photo, ref: matches[ref.path.stem])
+    seen = []
+    monkeypatch.setattr(
+        Upscaler, '__call__', lambda self, photo, refs, **_: seen.append(refs) or photo
+    )
+    references = ['near.png', 'far.png', 'photo.png', 'in/broken.png', '--best', '2']
+    network = ['--weights', 'weights.pth', '--options', 'network.yml']
+    argv = ['defsr-upscale', '-i', 'in/a.png', '-o', 'sharp.png', *network, '-r', *references]
+    monkeypatch.setattr('sys.argv', argv)
+    tool.main()
+    assert [ref.path.name for ref in seen[0]] == ['far.png', 'photo.png']
+    said = capsys.readouterr().err
+    assert 'Reference 1 is far.png: 50 matches.' in said
+    assert 'Left out: in/broken.png is no image' in said
+
+
+def test_choosing_without_rectifying_is_refused(album, monkeypatch, capsys):
+    Path('in/broken.png').unlink()
+    said, status = run_album(monkeypatch, capsys, '--best', '1')
+    assert status == 2 and 'rectify is none, but references are to be chosen' in said
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (['--comparison', 'x.png'], '--comparison is for one photo'),
+        (['-o', 'photo.png'], '--output photo.png is a file, but --input is a folder'),
+        (['-o', 'in'], '--output in is also the input'),
+        (['-r', 'empty'], '--ref empty is a folder without photos'),
+        (['-i', 'empty'], '--input empty is a folder without photos'),
+        (['--best', '0'], '--best is 0'),
+    ],
+)
+def test_what_folders_refuse(album, monkeypatch, capsys, more, message):
+    Path('empty').mkdir()
+    said, status = run_album(monkeypatch, capsys, *more)
+    assert status == 2 and message in said and not Path('out').exists()

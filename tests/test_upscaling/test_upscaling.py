@@ -14,6 +14,7 @@ from references import references
 from workspaces import DENOISER, UPSCALE, save_options, write_prior
 
 from defsr.config.files import load_options
+from defsr.diffusion.degradation import Degradation
 from defsr.images.photo import from_levels, to_grey
 from defsr.methods.base import STAGES
 from defsr.ops.resize import upsample_bicubic
@@ -205,3 +206,11 @@ def test_the_repositorys_network(tmp_path, rng, random_weights):
     lq = from_levels(np.arange(108, dtype=np.uint8).reshape(4, 9, 3))
     result = upscaler(lq, [torch.rand(1, 3, 24, 20, generator=rng)])
     assert result.shape == (1, 3, 16, 36)
+
+
+def test_matches_tell_references_of_the_scene_from_others(stereo):
+    left, right = (image.reshape(1, *image.shape[-3:]) for image in stereo)
+    lq = Degradation('matlab', 4).degrade(left[0, ..., 120:312, 260:516])[None]
+    shipped = Upscaler(None, 'cpu', NETWORK)
+    related, other = right[..., 110:330, 200:500], right[..., :200, :200].flip(-2)
+    assert shipped.confirmed(lq, related) > 3 * shipped.confirmed(lq, other) + 20
