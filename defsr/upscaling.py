@@ -177,24 +177,28 @@ class Upscaler:
     def confirmed(
         self,
         lq: Given | str | os.PathLike[str],
-        ref: Image,
+        refs: Iterable[Image],
         *,
         max_ref_megapixels: float = CHOOSING_MEGAPIXELS,
         max_megapixels: float = MAX_MEGAPIXELS,
-    ) -> int:
-        """How many matches of one reference a geometry confirms, to choose among many.
+    ) -> list[int]:
+        """How many matches of each reference a geometry confirms, to choose among many.
 
-        Arguments and errors as ``upscale``; a larger reference is reduced.
+        Arguments and errors as ``upscale``; references are taken one by one, and larger ones
+        reduced.
 
         Raises:
             ValueError: also for options that do not rectify references.
         """
         with undisturbed(self.device):
             photo = ImageForm.of('lq', lq, max_megapixels)
-            [key] = limit_references(
-                _check_references(ref, max_megapixels), max_ref_megapixels, tell=False
-            )
-            return self.restorer.confirmed(photo.rgb, key)
+            count = self.restorer.confirming(photo.rgb)
+            found = []
+            for ref in refs:
+                images = _check_references(ref, max_megapixels)
+                [key] = limit_references(images, max_ref_megapixels, tell=False)
+                found.append(count(key))
+        return found
 
     def _check_size(self, photo: ImageForm, max_megapixels: float) -> None:
         height, width = (self.scale * side for side in photo.rgb.shape[-2:])

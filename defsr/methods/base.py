@@ -354,15 +354,20 @@ class Method(ABC, Generic[Prepared]):
         return self.degradation.operator.A_pinv(lq).clamp(0, 1) if de is None else de
 
     @torch.no_grad()
-    def confirmed(self, lq: Tensor, ref: Reference) -> int:
-        """How many matches of a reference a geometry confirms. ValueError without ``rectify``."""
-        if self.rectifier is None:
+    def confirming(self, lq: Tensor) -> Callable[[Reference], int]:
+        """How many matches of a reference with lq a geometry confirms.
+
+        Raises:
+            ValueError: without ``rectify``.
+        """
+        rectifier = self.rectifier
+        if rectifier is None:
             raise ValueError(
                 'rectify is none, but references are to be chosen by their matches. Set rectify, '
                 'or give no more references than are wanted.'
             )
-        lq = self.inputs.cleaned(lq, self.inputs.faults(lq))
-        return self.rectifier.find(self.anchor(lq), ref, self.anchor).number
+        image = self.anchor(self.inputs.cleaned(lq, self.inputs.faults(lq)))
+        return lambda ref: rectifier.find(image, ref, self.anchor).number
 
     def _settled(
         self,

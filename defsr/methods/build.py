@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,12 +173,11 @@ class Restorer:
         check_finite(sr, 'The result', 'the weights')
         return sr
 
-    def confirmed(self, lq: Tensor, ref: Tensor) -> int:
-        """How many matches between lq and a reference, as of a call, a geometry confirms.
+    def confirming(self, lq: Tensor) -> Callable[[Tensor], int]:
+        """Of lq, how many of its matches with a reference, both as of a call, a geometry confirms.
 
         Raises:
             ValueError: if the method does not rectify.
         """
-        image = arrange_image(lq, self.device)
-        with torch.no_grad():
-            return self.method.confirmed(image, Reference(arrange_image(ref, self.device)))
+        count = self.method.confirming(arrange_image(lq, self.device))
+        return torch.no_grad()(lambda ref: count(Reference(arrange_image(ref, self.device))))

@@ -259,8 +259,9 @@ def pick(
 
     if len(paths) <= args.best:
         return [read_photo(path, args.max_megapixels) for path in paths]
-    confirmed: dict[Path, int] = {}
-    with StageBars() as advance:
+    readable: list[Path] = []
+
+    def read(advance: StageBars) -> Iterator[Photo]:
         for number, path in enumerate(paths):
             advance('choose', number, len(paths))
             try:
@@ -268,8 +269,13 @@ def pick(
             except (ValueError, OSError) as error:
                 tell(f'Left out: {error}')
                 continue
-            confirmed[path] = upscaler.confirmed(photo, ref)
+            readable.append(path)
+            yield ref
         advance('choose', len(paths), len(paths))
+
+    with StageBars() as advance:
+        numbers = upscaler.confirmed(photo, read(advance))
+    confirmed = dict(zip(readable, numbers, strict=True))
     if not confirmed:
         raise ValueError(f'None of {len(paths)} references can be read.')
     best = sorted(confirmed, key=lambda path: -confirmed[path])[: args.best]

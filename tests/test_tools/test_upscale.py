@@ -252,7 +252,9 @@ def test_a_photo_is_not_its_own_reference(album, monkeypatch, capsys):
 
 def test_the_references_with_most_matches_are_taken(album, monkeypatch, capsys):
     matches = {'near': 3, 'far': 50, 'photo': 20}
-    monkeypatch.setattr(Upscaler, 'confirmed', lambda self, photo, ref: matches[ref.path.stem])
+    monkeypatch.setattr(
+        Upscaler, 'confirmed', lambda self, photo, refs: [matches[ref.path.stem] for ref in refs]
+    )
     seen = []
     monkeypatch.setattr(
         Upscaler, '__call__', lambda self, photo, refs, **_: seen.append(refs) or photo

@@ -213,4 +213,5 @@ def test_matches_tell_references_of_the_scene_from_others(stereo):
     lq = Degradation('matlab', 4).degrade(left[0, ..., 120:312, 260:516])[None]
     shipped = Upscaler(None, 'cpu', NETWORK)
     related, other = right[..., 110:330, 200:500], right[..., :200, :200].flip(-2)
-    assert shipped.confirmed(lq, related) > 3 * shipped.confirmed(lq, other) + 20
+    of_scene, of_other = shipped.confirmed(lq, [related, other])
+    assert of_scene > 3 * of_other + 20
