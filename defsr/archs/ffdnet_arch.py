@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defsr.archs.official_names import count_blocks, renamed
+from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.utils.kinds import Count
 
@@ -22,7 +23,7 @@ def _levels() -> NoiseSchedule:
     """Standard deviations in equal steps up to the largest, as alpha_bar of images in [-1, 1]."""
     steps = torch.arange(1, NUM_LEVELS + 1, dtype=torch.float64, device='cpu')
     sigma = LARGEST_SIGMA * steps / NUM_LEVELS
-    return NoiseSchedule(1 / (1 + (2 * sigma) ** 2))
+    return NoiseSchedule(alpha_bar_of(sigma))
 
 
 @ARCH_REGISTRY.register()
@@ -95,10 +96,10 @@ class FFDNet(nn.Module):
             raise ValueError(f'x_t is {height}x{width} (HxW), but both sides must be even.')
         alpha_bar = self.trained_schedule.alpha_bar_at(t.clamp(0, NUM_LEVELS - 1))
         alpha_bar = alpha_bar.view(-1, 1, 1, 1)
-        image = (x_t / alpha_bar.sqrt().to(x_t) + 1) / 2
+        image = from_signed(x_t / alpha_bar.sqrt().to(x_t))
         sigma = ((1 / alpha_bar - 1).sqrt() / 2).to(x_t)
         x = F.pixel_unshuffle(image, self.stride)
         x = torch.cat([x, sigma.expand(-1, 1, *x.shape[-2:])], dim=1)
         for conv in self.convs[:-1]:
             x = conv(x).relu()
-        return 2 * F.pixel_shuffle(self.convs[-1](x), self.stride) - 1
+        return to_signed(F.pixel_shuffle(self.convs[-1](x), self.stride))

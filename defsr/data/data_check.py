@@ -20,6 +20,22 @@ Size = tuple[int, int]
 Progress = Callable[[int, int], None]
 
 
+def block_of(
+    name: str, gt: Path, ref: Path | None = None, pair_list: str | None = None, scale: int = 4
+) -> dict[str, Any]:
+    """The block of an option file, for validation, of folders on the disk; ref None: ``lq``."""
+    return {
+        'name': name,
+        'type': 'RefTripletDataset',
+        'phase': 'val',
+        'scale': scale,
+        'dataroot_gt': str(gt),
+        'dataroot_ref': 'lq' if ref is None else str(ref),
+        'pair_list': pair_list,
+        'io_backend': {'type': 'disk'},
+    }
+
+
 @dataclass(frozen=True)
 class KnownSet:
     """How a public data set lies in its folder: sub-folders, pair list, how many pairs."""
@@ -31,17 +47,8 @@ class KnownSet:
 
     def block(self, name: str, folder: Path) -> dict[str, Any]:
         """The data set's block of an option file, for validation."""
-        ref = 'lq' if self.ref is None else str(folder / self.ref)
-        return {
-            'name': name,
-            'type': 'RefTripletDataset',
-            'phase': 'val',
-            'scale': 4,
-            'dataroot_gt': str(folder / self.gt),
-            'dataroot_ref': ref,
-            'pair_list': self.pair_list,
-            'io_backend': {'type': 'disk'},
-        }
+        ref = None if self.ref is None else folder / self.ref
+        return block_of(name, folder / self.gt, ref, self.pair_list)
 
 
 KNOWN_SETS = {
@@ -114,7 +121,7 @@ def look_through(
     if looked.problems:
         return looked
     try:
-        main = sources['gt' if 'gt' in sources else 'lq']
+        main = sources[options.main]
         pairs = [Pair(each, (each,)) for each in main.names()]
         if options.pair_list is not None:
             pairs = read_pair_list(options.pair_list)
@@ -139,7 +146,7 @@ def look_through(
             looked.sizes[root] = (min(short), min(long)), (max(short), max(long))
     for pair, files in found.items():
         looked.problems += _misfits(pair, files, images, options.scale)
-    _note_duplicates(looked, images, 'gt' if 'gt' in sources else 'lq')
+    _note_duplicates(looked, images, options.main)
     if options.pair_list is not None and options.backend == 'disk':
         _note_unlisted(looked, sources, wanted)
     return looked
@@ -152,17 +159,15 @@ def _find(
     pair: Pair, sources: Mapping[str, ImageSource], options: TripletOptions, looked: Looked
 ) -> Iterator[tuple[str, list[_Key]]]:
     """Root -> the files of a pair."""
-    from_list = options.pair_list is not None
-    main = 'gt' if 'gt' in sources else 'lq'
     for root, source in sources.items():
         names = pair.refs if root.startswith('ref') else (pair.gt,)
         if root.startswith('ref') and not names:
             looked.problems.append(f'{pair.gt}: the pair list gives it no reference.')
-        any_extension = not (root == main or (root in ('ref', 'ref_rect') and from_list))
+        loose = options.any_extension(root)
         keys = []
         for each in names:
             try:
-                keys.append((root, source.find(each, any_extension=any_extension)))
+                keys.append((root, source.find(each, any_extension=loose)))
             except FileNotFoundError:
                 looked.problems.append(f'{osp.join(source.root, each)} is missing.')
         yield root, keys

@@ -70,7 +70,6 @@ class RefTripletDataset(Dataset):
             )
             for root, folder in options.roots.items()
         }
-        self.main = 'gt' if 'gt' in self.sources else 'lq'
         pairs = self._list_pairs()
         if not options.is_train:
             check_result_names(options.block, pairs)
@@ -119,7 +118,7 @@ class RefTripletDataset(Dataset):
         """The pair list's lines, or every image with the reference of the same name."""
         options = self.options
         if options.pair_list is None:
-            names = self.sources[self.main].names()
+            names = self.sources[self.options.main].names()
             return [Pair(name, (name,)) for name in names]
         pairs = read_pair_list(options.pair_list, f'{options.block}:pair_list')
         for pair in pairs:
@@ -137,9 +136,9 @@ class RefTripletDataset(Dataset):
 
     def _find(self, pair: Pair) -> _Entry:
         """Look up every image of a pair. Names not in a list match with any extension."""
-        from_list = self.options.pair_list is not None
+        loose = self.options.any_extension
         aligned: dict[str, str] = {
-            root: self.sources[root].find(pair.gt, any_extension=root != self.main)
+            root: self.sources[root].find(pair.gt, any_extension=loose(root))
             for root in ('gt', 'lq', 'de')
             if root in self.sources
         }
@@ -147,10 +146,10 @@ class RefTripletDataset(Dataset):
         ref_des: tuple[str, ...] = ()
         for root in {'ref', 'ref_rect'} & self.sources.keys():
             source = self.sources[root]
-            refs = tuple(source.find(name, any_extension=not from_list) for name in refs)
+            refs = tuple(source.find(name, any_extension=loose(root)) for name in refs)
         if 'ref_de' in self.sources:
             source = self.sources['ref_de']
-            ref_des = tuple(source.find(name, any_extension=True) for name in refs)
+            ref_des = tuple(source.find(name, any_extension=loose('ref_de')) for name in refs)
         lq_file = self._lq_file(aligned)
         extension = osp.splitext(lq_file)[1]
         lq_path = osp.join(osp.dirname(lq_file), pair.result_stem + extension)
@@ -168,7 +167,7 @@ class RefTripletDataset(Dataset):
         )
 
     def _warn_of_leaks(self) -> None:
-        if self.main != 'gt' or 'ref' not in self.sources:
+        if self.options.main != 'gt' or 'ref' not in self.sources:
             return
         gt, ref = self.sources['gt'], self.sources['ref']
         if osp.realpath(gt.root) != osp.realpath(ref.root):
@@ -221,7 +220,7 @@ class RefTripletDataset(Dataset):
         scale, source = self.options.scale, self.sources['ref_rect']
         ref = _fit(source.read(name), scale * height, scale * width, 0, source.path(name))
         masks = self.sources['ref_mask']
-        mask = masks.find(name, any_extension=True)
+        mask = masks.find(name, any_extension=self.options.any_extension('ref_mask'))
         valid = _fit(masks.read(mask), height, width, 0, masks.path(mask))
         return {'ref': ref, 'ref_valid': valid[:1] > 0.5}
 

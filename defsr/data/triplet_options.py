@@ -54,6 +54,17 @@ class TripletOptions:
     max_megapixels: float
     center_crop: int
 
+    @property
+    def main(self) -> str:
+        """The root whose images are the data set's: ``gt``, or ``lq`` without one."""
+        return 'gt' if 'gt' in self.roots else 'lq'
+
+    def any_extension(self, root: str) -> bool:
+        """Whether names of a pair match with any extension there; those of a list do not."""
+        if root in ('ref', 'ref_rect'):
+            return self.pair_list is None
+        return root != self.main
+
     @classmethod
     def from_opt(cls, opt: Mapping[str, Any], where: str = '') -> TripletOptions:
         """Read a data set block, which is left as it is.

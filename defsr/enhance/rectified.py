@@ -133,7 +133,8 @@ class RectifyJob:
             role: EnhancedCache(option, self.out / role, make_record(role, given, made_by))
             for role in ROLES
         }
-        self.names = [f'{image_key(entry.aligned[data.main])}.png' for entry in data.entries]
+        main = data.options.main
+        self.names = [f'{image_key(entry.aligned[main])}.png' for entry in data.entries]
         often = [name for name, number in Counter(self.names).items() if number > 1]
         if often:
             raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.reference_null_space import Best
 from defsr.ops.evidence import explained_by
 from defsr.ops.input_quality import CLEAN_NOISE, Faults
@@ -52,9 +53,8 @@ class Cleaner:
         """(N, 3, h, w) in [0, 1] without its faults; images that have none stay as they are."""
         sigma = _deviations(faults, lq).double()
         schedule = self.denoiser.trained_schedule
-        alpha_bar = 1 / (1 + (2 * sigma.flatten()) ** 2)
-        t = schedule.timesteps_at(alpha_bar)
-        state = (2 * lq - 1) * schedule.alpha_bar_at(t).sqrt().to(lq).view(-1, 1, 1, 1)
+        t = schedule.timesteps_at(alpha_bar_of(sigma.flatten()))
+        state = to_signed(lq) * schedule.alpha_bar_at(t).sqrt().to(lq).view(-1, 1, 1, 1)
         cleaned = lq.clone()
         height, width = lq.shape[-2:]
         for piece in make_tiles(height, width, side=TILE, overlap=AROUND):
@@ -66,7 +66,7 @@ class Cleaner:
         height, width = state.shape[-2:]
         stride = self.denoiser.stride
         padded = F.pad(state, (0, -width % stride, 0, -height % stride), mode='replicate')
-        return ((self.denoiser(padded, t) + 1) / 2)[..., :height, :width].clamp(0, 1)
+        return from_signed(self.denoiser(padded, t))[..., :height, :width].clamp(0, 1)
 
 
 def with_references(

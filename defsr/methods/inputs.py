@@ -64,7 +64,8 @@ class Inputs:
         """The result with its input, if ``project`` says so and the input had no faults."""
         if self.project == 'off' or (self.project == 'auto' and faults):
             return sr
-        if self.project == 'auto' and not is_clean(lq):
+        looked = self.cleaner is not None  # and found none
+        if self.project == 'auto' and not looked and not is_clean(lq):
             LOG.info('The input has noise or traces of JPEG: the result is not projected onto it.')
             return sr
         return project(sr, lq, self.degradation.operator)

@@ -14,7 +14,7 @@ from torch import Tensor
 from defsr.archs.denoiser_runtime import DenoiserRuntime
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, required
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
-from defsr.diffusion.ranges import from_signed, to_signed
+from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
 from defsr.models.means import record_means
@@ -138,8 +138,7 @@ class DiffusionModel(SRModel):
     @torch.no_grad()
     def denoise(self, gt: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
         """Add noise of ``sigma`` (scale of 255) to ``gt`` in [0, 1] and take it away again."""
-        ratio = (2 * sigma / 255) ** 2  # noise over signal variance in [-1, 1]
-        t = self.schedule.timesteps_at(1 / (1 + ratio))
+        t = self.schedule.timesteps_at(alpha_bar_of(sigma / 255))
         alpha_bar = self.schedule.alpha_bar_at(t).to(gt)
         noise = torch.randn(gt.shape, generator=generator).to(gt)
         x_t = diffuse(to_signed(gt), noise, alpha_bar)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from defsr.utils.cli import run_cli, tell, visible
+from defsr.utils.cli import StageBars, run_cli, tell, visible
 
 MOST = 20  # problems of a set that are told
 
@@ -47,7 +48,7 @@ def blocks_of(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], i
         ValueError: for no set, or more than one way to name them.
     """
     from defsr.config.files import load_options
-    from defsr.data.data_check import KNOWN_SETS, KnownSet
+    from defsr.data.data_check import KNOWN_SETS, block_of
     from defsr.utils.checks import check_block, check_choice
 
     ways = [way for way in ('name', 'opt', 'gt') if getattr(args, way) is not None]
@@ -58,10 +59,8 @@ def blocks_of(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], i
         folder = args.folder or Path('datasets') / args.name
         yield args.name, known.block(args.name, folder), known.number
     elif args.gt is not None:
-        ref = None if args.ref is None else ''
-        block = KnownSet('', ref, args.pair_list, 0).block(args.gt.name, args.gt)
-        block['dataroot_ref'] = 'lq' if args.ref is None else str(args.ref)
-        yield args.gt.name, block | {'scale': args.scale}, None
+        name = args.gt.name
+        yield name, block_of(name, args.gt, args.ref, args.pair_list, args.scale), None
     else:
         opt = load_options(args.opt)
         sets = check_block('datasets', opt.get('datasets'))
@@ -98,13 +97,9 @@ def _run() -> None:
     from defsr.data.data_check import look_through
 
     found = []
-    for name, block, number in blocks_of(args):
-        with tqdm(desc=name, unit='image') as bar:
-
-            def advance(done: int, total: int, bar: tqdm = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+    with StageBars() as bars:
+        for name, block, number in blocks_of(args):
+            advance = partial(bars, visible(name))
             found.append(look_through(name, block, number=number, progress=advance))
     tqdm.write(table(found))
     for one in found:
