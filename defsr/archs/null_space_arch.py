@@ -5,7 +5,7 @@ from __future__ import annotations
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from defsr.diffusion.reference_null_space import NullSpaces
+from defsr.diffusion.reference_null_space import NullSpaces, trust
 
 
 @ARCH_REGISTRY.register()
@@ -28,4 +28,4 @@ class ReferenceNullSpace(nn.Module):
 
     def forward(self, lq: Tensor, de: Tensor, spaces: NullSpaces) -> Tensor:
         """(N, 3, h, w), (N, 3, H, W) and what references add -> (N, 3, H, W)."""
-        return spaces.mixed(de, self.most)
+        return spaces.mixed(de, self.most * trust(spaces.evidence))

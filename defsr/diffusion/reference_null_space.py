@@ -14,7 +14,7 @@ from defsr.ops.evidence import Evidence
 from defsr.ops.tiles import Index
 
 POWER = 3  # of rho and of its fine part each: what a reference's detail counts
-HALF = 0.5  # of ``trust``: what a reference's detail counts beside a network's result
+NETWORK_ERROR = 0.1  # variance of a network's error in a reference's detail, of that detail
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,10 @@ class NullSpaces:
         other = enlarged(evidence.gain, operator.scale) * own
         return cls(operator.A_pinv(lq), other, soft, evidence)
 
-    def mixed(self, image: Tensor, most: float = 1.0) -> Tensor:
-        """A_pinv y + (1 - M)(image - A_pinv y) + M other, M = ``most`` times ``trust``."""
+    def mixed(self, image: Tensor, share: Tensor) -> Tensor:
+        """A_pinv y + (1 - M)(image - A_pinv y) + M other, M = ``share``, (N, 1, h, w)."""
         scale = image.shape[-1] // self.soft.shape[-1]
-        share = most * enlarged(trust(self.evidence), scale)
-        return image + share * (self.pinv + self.other - image)
+        return image + enlarged(share, scale) * (self.pinv + self.other - image)
 
     def __getitem__(self, piece: tuple[Index, Index]) -> NullSpaces:
         """The same of a tile: its slices at the sizes of A W and of W."""
@@ -59,6 +58,17 @@ class NullSpaces:
 def trust(evidence: Evidence) -> Tensor:
     """What the detail of a reference counts, (N, 1, h, w): (rho fine)^``POWER``."""
     return (evidence.rho * evidence.fine) ** POWER
+
+
+def trust_beside_network(evidence: Evidence) -> Tensor:
+    """What it counts beside a network's result, (N, 1, h, w): ``t v / (v + 1 - t^2)``.
+
+    t = rho fine. Two estimates of one detail, by the variances of their errors: v, a network's
+    (``NETWORK_ERROR``), and 1 - t^2 of a reference that correlates by t; times t, so that one
+    that does not correlate at all counts nothing.
+    """
+    t = evidence.rho * evidence.fine
+    return t * NETWORK_ERROR / (NETWORK_ERROR + 1 - t.square())
 
 
 def with_null_space(
@@ -79,7 +89,8 @@ def with_null_space(
     Returns:
         (N, 3, H, W) in [0, 1].
     """
-    return project(NullSpaces.of(lq, image, evidence, operator).mixed(de), lq, operator)
+    spaces = NullSpaces.of(lq, image, evidence, operator)
+    return project(spaces.mixed(de, trust(evidence)), lq, operator)
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,8 @@ def best_of(views: Sequence[tuple[Tensor, Evidence, Tensor]], scale: int) -> Bes
 def gated(de: Tensor, sr: Tensor, spaces: NullSpaces) -> Tensor:
     """A network's result where the references explain the input, elsewhere I_DE.
 
-    ``I_DE + rho (sr - I_DE)``, then, where they are trusted, the mean of it and of the references'
-    own null space: two estimates whose errors differ.
+    ``I_DE + rho (sr - I_DE)``, then this and the references' own null space by
+    ``trust_beside_network``.
 
     Args:
         de, sr: (N, 3, H, W).
@@ -134,11 +145,18 @@ def gated(de: Tensor, sr: Tensor, spaces: NullSpaces) -> Tensor:
     """
     scale = de.shape[-1] // spaces.soft.shape[-1]
     sr = de + enlarged(spaces.evidence.rho, scale) * (sr - de)
-    return spaces.mixed(sr, HALF)
+    return spaces.mixed(sr, trust_beside_network(spaces.evidence))
 
 
 def project(x: Tensor, lq: Tensor, operator: BicubicDownsample, rounds: int = 2) -> Tensor:
-    """The image nearest to x whose A is y, in [0, 1]: clamping moves it, so in some rounds."""
+    """The image nearest to x whose A is y, in [0, 1]: clamping moves it, so in some rounds.
+
+    Example:
+        >>> operator = BicubicDownsample(4)
+        >>> x, lq = torch.rand(1, 3, 32, 48), torch.full((1, 3, 8, 12), 0.5)
+        >>> float((operator.A(project(x, lq, operator)) - lq).abs().mean()) < 0.01
+        True
+    """
     for _ in range(rounds):
         x = operator.project(x, lq).clamp(0, 1)
     return x

@@ -185,7 +185,11 @@ def test_the_gate_is_the_result_where_there_is_evidence_and_the_input_elsewhere(
 
     assert torch.equal(gated(de, sr, spaces(nothing, nothing)), de)
     torch.testing.assert_close(gated(de, sr, spaces(all_of_it, nothing)), sr)
-    torch.testing.assert_close(gated(de, sr, spaces(all_of_it, all_of_it)), (sr + other) / 2)
+    torch.testing.assert_close(gated(de, sr, spaces(all_of_it, all_of_it)), other)
+    some = torch.full_like(nothing, 0.8)
+    share = 0.8 * 0.1 / (0.1 + 1 - 0.8**2)
+    expected = (1 - share) * sr + share * other
+    torch.testing.assert_close(gated(de, sr, spaces(all_of_it, some)), expected)
 
 
 @pytest.mark.parametrize(
