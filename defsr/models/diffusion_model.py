@@ -18,6 +18,7 @@ from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
 from defsr.models.means import record_means
+from defsr.models.mixed_precision import train_precision
 from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys, check_list
 from defsr.utils.seeding import derive_seed
@@ -171,10 +172,5 @@ class DiffusionModel(SRModel):
 
 def _runtime(train_opt: dict) -> DenoiserRuntime:
     """How the network is called, from ``train:precision`` and ``train:channels_last``."""
-    precision = train_opt.get('precision', 'fp32')
-    if precision == 'fp16':
-        raise ValueError(
-            'train:precision is fp16, which needs a loss scaler in every checkpoint. Set bf16, '
-            'which has the range of fp32, or fp32.'
-        )
+    precision = train_precision(train_opt)
     return DenoiserRuntime(precision, train_opt.get('channels_last', False), where='train')

@@ -18,6 +18,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from defsr.archs.in_bfloat16 import InBfloat16
 from defsr.archs.interface import Reference, Restoration
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, check_adversarial, required
 from defsr.data.ref_triplet_dataset import all_of
@@ -28,6 +29,7 @@ from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
 from defsr.methods.single_image import SingleImage
+from defsr.models.mixed_precision import train_precision
 from defsr.models.parameter_groups import check_rates, freeze, parameter_groups
 from defsr.models.validation import ImageValidation
 from defsr.utils.checks import check_at_least, check_choice, check_keys, check_list, check_text
@@ -35,7 +37,7 @@ from defsr.utils.checks import check_at_least, check_choice, check_keys, check_l
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
-    'gradient_penalty_weight', 'gan_opt', 'gan_relativistic', 'freeze',
+    'gradient_penalty_weight', 'gan_opt', 'gan_relativistic', 'freeze', 'precision',
 )  # fmt: skip
 SWITCHES = ('check_cache', 'check_trained')  # true or false, of the file's top level
 LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
@@ -54,6 +56,7 @@ class RefSRModel(ImageValidation, SRModel):
 
     Options of its own: those of the method (``match_*``), ``check_cache``,
     ``train:{rec_only_epochs, allow_online, gradient_penalty_weight, gan_relativistic}``,
+    ``train:precision`` (``fp32``, or ``bf16``: network_g under autocast, all else float32),
     ``train:optim_g:groups`` (start of a parameter's name -> its learning rate) and
     ``val:{save_maps, save_comparison, compare_bicubic, tb_images, tile}``; see
     ``options/train_DEF_x4.yml`` for each.
@@ -98,6 +101,7 @@ class RefSRModel(ImageValidation, SRModel):
         check_keys('train', train, (*TRAIN_KEYS, *losses))
         for key in ('allow_online', 'gan_relativistic'):
             check_choice(f'train:{key}', train.get(key, False), (True, False))
+        train_precision(train)
         for key in ('rec_only_epochs', 'gradient_penalty_weight'):
             check_at_least(f'train:{key}', train.get(key, 0), 0)
         for prefix in check_list('train:freeze', train.get('freeze') or [], ' of names', 0):
@@ -135,6 +139,9 @@ class RefSRModel(ImageValidation, SRModel):
         if self.use_gan:
             self._init_critic(path.get('pretrain_network_d'))
         self.losses = self._build_losses()
+        self.called: Any = self.net_g
+        if train_precision(train_opt) == 'bf16':
+            self.called = InBfloat16(self.net_g, self.get_bare_model(self.net_g))
         epochs = train_opt.get('rec_only_epochs', 0)
         if epochs and 'num_iter_per_pass' not in train_opt:
             raise ValueError(
@@ -234,7 +241,7 @@ class RefSRModel(ImageValidation, SRModel):
             current_iter % self.net_d_iters == 0 and current_iter > self.net_d_init_iters
         )
         losses: OrderedDict[str, Tensor] = OrderedDict()
-        out = self.method.super_resolve(self.net_g, self.lq, self.refs, de=self.de)
+        out = self.method.super_resolve(self.called, self.lq, self.refs, de=self.de)
         self.output = out.sr
         if step_g:
             self._step_g(out, losses, full_loss, adversarial)

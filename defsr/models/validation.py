@@ -20,12 +20,12 @@ from defsr.images.figures import (
     busiest_window,
     label_colours,
     match_colours,
-    match_lines,
     save_comparison,
     side_by_side,
 )
 from defsr.images.levels import to_levels
 from defsr.images.png import write_png
+from defsr.methods.rectified_maps import rectified_maps
 from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.ops.warping import displacement
@@ -159,15 +159,9 @@ class ImageValidation(BaseModel):
             write_png(to_levels(confidence)[..., ::-1], f'{stem}_confidence.png')
         if result.winner is not None and len(self.refs) > 1:
             write_png(to_levels(label_colours(result.winner[:1]))[..., ::-1], f'{stem}_winner.png')
-        if result.rectified is None or result.rho is None:
-            return
-        write_png(to_levels(result.rectified[:1])[..., ::-1], f'{stem}_rectified.png')
-        write_png(to_levels(result.rho[:1].expand(-1, 3, -1, -1))[..., ::-1], f'{stem}_rho.png')
-        query = self.output if result.de is None else result.de
-        for view in {view.number: view for view in result.views}.values():
-            places = view.confirmed.matches
-            lines = match_lines(query, self.refs[view.number].image, *places)
-            write_png(lines[..., ::-1], f'{stem}_matches_{view.number + 1}.png')
+        maps = rectified_maps(result, [ref.image for ref in self.refs])
+        for kind, picture in maps.items():
+            write_png(picture[..., ::-1], f'{stem}_{kind}.png')
 
     def _save_comparison(self, path: str, row: Mapping, metrics: Mapping) -> None:
         bicubic = upsample_bicubic(self.lq, self.opt['scale']).clamp(0, 1)

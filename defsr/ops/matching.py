@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.float32 import in_float32
 from defsr.ops.tiles import even_cuts
 from defsr.utils.threads import one_thread_each
 
@@ -31,6 +32,7 @@ Span = tuple[int, int]  # first and end
 
 
 @torch.no_grad()
+@in_float32
 def match_patches(
     query: Tensor,
     key: Tensor,

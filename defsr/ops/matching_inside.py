@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.float32 import in_float32
 from defsr.ops.matching import check_maps, match_patches
 
 
+@in_float32
 def match_patches_inside(
     query: Tensor,
     key: Tensor,
