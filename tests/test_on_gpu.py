@@ -198,7 +198,8 @@ def test_upscale_rectifies(stereo):
         defsr.upscale(lq, [right[..., 100:356, 80:420]], device=device)
         for device in ('cpu', 'cuda')
     )
-    assert_alike(on_gpu, on_cpu, share=0.02)
+    # Of flows, OpenCV's in 8 bit: a value that rounds otherwise moves a few pixels a little.
+    assert float((on_gpu - on_cpu).square().mean()) < 1e-5, '50 dB'
 
 
 def test_a_network_learns(opt):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import path as osp
 from typing import Any
 
@@ -74,6 +75,7 @@ class RefTripletDataset(Dataset):
         if not options.is_train:
             check_result_names(options.block, pairs)
         self.entries = [self._find(pair) for pair in pairs]
+        self._kept: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._warn_of_leaks()
 
     @classmethod
@@ -86,13 +88,16 @@ class RefTripletDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor | list[Tensor] | str]:
         entry = self.entries[index]
-        images = self._centre(self._read_aligned(entry))
+        images = self._centre(self._once((index,), lambda: self._read_aligned(entry)))
         chosen: Sequence[int] = range(len(entry.refs))
         draw = None
         if self.options.is_train:
             draw = draw_item(self.options.use_hflip, self.options.use_rot, self.options.ref_augment)
             chosen = [draw.pick(entry.refs)]
-        refs = [self._centre(self._read_ref(entry, i, images['lq'])) for i in chosen]
+        refs = [
+            self._centre(self._once((index, i), partial(self._read_ref, entry, i, images['lq'])))
+            for i in chosen
+        ]
         if draw is not None:
             if 'ref_rect' in self.sources:
                 refs = [self._crop_aligned({**images, **ref}, draw, entry) for ref in refs]
@@ -113,6 +118,16 @@ class RefTripletDataset(Dataset):
             item['gt_path'] = self.sources['gt'].path(entry.aligned['gt'])
         item['ref_path'] = self._ref_path(entry, chosen[0])
         return item
+
+    def _once(
+        self, place: tuple[int, ...], read: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What ``read`` gives, with ``keep_in_memory`` for good."""
+        if not self.options.keep_in_memory:
+            return read()
+        if place not in self._kept:
+            self._kept[place] = read()
+        return self._kept[place]
 
     def _list_pairs(self) -> list[Pair]:
         """The pair list's lines, or every image with the reference of the same name."""

@@ -21,7 +21,7 @@ BASICSR_KEYS = {
 }  # fmt: skip
 OWN_KEYS = {
     *(f'dataroot_{root}' for root in ROOTS), 'pair_list', 'gt_size', 'use_hflip', 'use_rot',
-    'ref_augment', 'ref_size', 'degradation', 'max_megapixels', 'center_crop',
+    'ref_augment', 'ref_size', 'degradation', 'max_megapixels', 'center_crop', 'keep_in_memory',
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class TripletOptions:
         gt_size, ref_size: sides of the training crops; 0 outside training.
         max_megapixels: larger images are refused.
         center_crop: side of what is left of larger images outside training; 0: all.
+        keep_in_memory: decoded and degraded images stay.
     """
 
     block: str
@@ -53,6 +54,7 @@ class TripletOptions:
     degradation: Degradation
     max_megapixels: float
     center_crop: int
+    keep_in_memory: bool
 
     @property
     def main(self) -> str:
@@ -111,6 +113,7 @@ class TripletOptions:
             degradation=degradation_of(opt, block),
             max_megapixels=check_above(f'{block}:max_megapixels', most, 0),
             center_crop=_center_crop(block, opt, scale, is_train),
+            keep_in_memory=choice_of(block, opt, 'keep_in_memory', (False, True)),
         )
 
 

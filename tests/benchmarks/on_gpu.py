@@ -45,7 +45,7 @@ from defsr.utils.memory import PeakMemory
 
 GRIDS = (40, 64, 96, 125, 250)
 CHANNELS = 256
-RECIPES = ('upscale', 'DEF', 'C2', 'TTSR', 'EDSR', 'MASA', 'DATSR')
+RECIPES = ('upscale', 'DEF', 'upscale_EDSR', 'C2', 'TTSR', 'EDSR', 'MASA', 'DATSR')
 PROFILED = ('upscale', 'DEF')
 OF_THE_RUN = ('grad_clip_norm', 'nonfinite', 'max_nonfinite', 'resume_with')  # not of the model
 GIB = 2**30

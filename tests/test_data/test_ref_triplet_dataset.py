@@ -14,7 +14,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from torch.utils.data import DataLoader
 
-from defsr.data.image_source import decode_image
+from defsr.data.image_source import ImageSource, decode_image
 from defsr.data.lmdb_writer import create_lmdb
 from defsr.data.ref_triplet_dataset import RefTripletDataset
 from defsr.diffusion.degradation import Degradation
@@ -87,6 +87,22 @@ def test_center_crop_takes_the_middle_of_everything(block, triplets):
     own = {'dataroot_ref': 'lq', 'center_crop': 24}
     item = RefTripletDataset(block(**own))[0]
     assert torch.equal(item['ref'], item['lq']) and item['lq'].shape == (3, 6, 6)
+
+
+def test_images_kept_in_memory_are_read_once(block, monkeypatch):
+    """Crops are drawn anew from them."""
+    kept, plain = (RefTripletDataset(block('train', keep_in_memory=k)) for k in (True, False))
+
+    def read(dataset):
+        random.seed(0)
+        return [dataset[i][key] for _ in range(3) for i in range(3) for key in ('lq', 'gt', 'ref')]
+
+    first, expected = read(kept), read(plain)
+    monkeypatch.setattr(ImageSource, 'read', None)
+    for images in (first, read(kept)):
+        assert all(torch.equal(*pair) for pair in zip(images, expected, strict=True))
+    with pytest.raises(ValueError, match='keep_in_memory is 1.5, but must be one of'):
+        RefTripletDataset(block(keep_in_memory=1.5))
 
 
 def test_center_crop_is_refused(block):

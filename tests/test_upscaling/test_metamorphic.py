@@ -99,4 +99,4 @@ def test_a_mirrored_photo_is_mirrored(scene, axis):
     flipped = scene.upscale(scene.lq.flip(axis), [ref.flip(axis) for ref in scene.refs])
     back = flipped.flip(axis)
     assert psnr(back, scene.sr) > 30  # 33 to 39 dB
-    assert scene.score(back) == pytest.approx(scene.score(scene.sr), abs=0.5)
+    assert scene.score(back) == pytest.approx(scene.score(scene.sr), abs=0.75)
