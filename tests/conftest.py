@@ -14,7 +14,7 @@ from photos import read_rgb
 
 import defsr  # noqa: F401  (before BasicSR: applies the patches)
 
-pytest_plugins = ['workspaces']
+pytest_plugins = ['workspaces', 'browsers']
 cv2.setNumThreads(1)  # its threads do not survive the forks of some tests
 
 

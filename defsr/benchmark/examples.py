@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from basicsr.data import build_dataset
 from basicsr.utils import tensor2img
-from torch.nn import functional as F
 
 from defsr.benchmark.options import Benchmark
-from defsr.benchmark.runner import image_path
+from defsr.benchmark.saved_images import SavedImages, window_errors
 from defsr.images.figures import save_figure
-
-FLOOR = 20.0  # mean square error added to both: what is right to 35 dB is not told apart
 
 
 class Example(NamedTuple):
@@ -39,14 +34,9 @@ def best_windows(
         gt, one, other: (H,W,3) uint8.
         side: of a window; images smaller than it are one window.
     """
-    errors = []
-    for image in (one, other):
-        squared = np.square(image.astype(np.float32) - gt).mean(axis=2)
-        size = min(side, *gt.shape[:2])
-        maps = torch.from_numpy(squared)[None, None]
-        errors.append(F.avg_pool2d(maps, size, stride=max(1, size // 4))[0, 0] + FLOOR)
+    errors, step = window_errors(gt, (one, other), side)
     gain = 10 * torch.log10(errors[1] / errors[0])
-    step, width = max(1, min(side, *gt.shape[:2]) // 4), gain.shape[1]
+    width = gain.shape[1]
     places = [int(gain.argmax()), int(gain.argmin())]
     return [(float(gain.flatten()[p]), p // width * step, p % width * step) for p in places]
 
@@ -62,35 +52,18 @@ class Examples:
 
     def __init__(self, benchmark: Benchmark, folder: Path, rows: Sequence[Mapping]) -> None:
         self.benchmark = benchmark
-        self.paths = {
-            (row['method'], row['dataset'], row['image']): image_path(folder, row) for row in rows
-        }
-        measured = {row['dataset'] for row in rows}  # others may not be at hand
-        self.data = {
-            name: build_dataset(dict(block))
-            for name, block in benchmark.datasets.items()
-            if name in measured
-        }
-        self.numbers = {
-            (name, Path(entry.lq_path).stem): number
-            for name, data in self.data.items()
-            for number, entry in enumerate(data.entries)
-        }
-
-    def image(self, method: str, dataset: str, image: str) -> np.ndarray | None:
-        """(H,W,3) BGR uint8; None if its file is gone or damaged."""
-        return cv2.imread(str(self.paths[method, dataset, image]))
+        self.saved = SavedImages(benchmark, folder, rows)
 
     def find(self) -> list[Example]:
         """The windows of largest gain, then those of largest loss; one per image at most."""
         options = self.benchmark.examples
         wins, losses = [], []
-        for method, dataset, image in self.paths:
+        for method, dataset, image in self.saved.rows:
             base = self.benchmark.compare_to[0]
-            if method != options['method'] or (base, dataset, image) not in self.paths:
+            if method != options['method'] or (base, dataset, image) not in self.saved.rows:
                 continue
-            gt = tensor2img(self.data[dataset][self.numbers[dataset, image]]['gt'])
-            one, other = (self.image(each, dataset, image) for each in (method, base))
+            gt = tensor2img(self.saved.item(dataset, image)['gt'])
+            one, other = (self.saved.image(each, dataset, image) for each in (method, base))
             if one is None or other is None:
                 continue
             best, worst = best_windows(gt, one, other, options['side'])
@@ -107,7 +80,7 @@ class Examples:
         if not examples:
             return
         shown = self.benchmark.examples['show'] or self.benchmark.methods
-        methods = [m for m in shown if any(key[0] == m for key in self.paths)]
+        methods = [m for m in shown if any(key[0] == m for key in self.saved.rows)]
         columns = len(methods) + 2
         size = (1.7 * columns, 1.95 * len(examples))
         figure = Figure(figsize=size, dpi=110, layout='constrained')
@@ -117,7 +90,7 @@ class Examples:
         save_figure(figure, path)
 
     def _draw_line(self, line: Sequence, example: Example, methods: Sequence[str]) -> None:
-        item = self.data[example.dataset][self.numbers[example.dataset, example.image]]
+        item = self.saved.item(example.dataset, example.image)
         side = self.benchmark.examples['side']
         window = (
             slice(example.top, example.top + side),
@@ -126,8 +99,7 @@ class Examples:
         gt = tensor2img(item['gt'])[window]
         panels = {'a reference, whole': tensor2img(item['ref'])}
         for method in methods:
-            key = (method, example.dataset, example.image)
-            found = self.image(*key) if key in self.paths else None
+            found = self.saved.image(method, example.dataset, example.image)
             panels[method] = None if found is None else found[window]
         panels['GT'] = gt
         for axis, (title, picture) in zip(line, panels.items(), strict=True):

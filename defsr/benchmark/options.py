@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from defsr.config.blocks import (
 from defsr.config.files import load_options, merge_options
 from defsr.data.triplet_options import TripletOptions
 from defsr.methods.build import TILE, method_class
+from defsr.rectify.rectifier import Rectifier
 from defsr.utils.checks import (
     check_block,
     check_choice,
@@ -42,7 +42,7 @@ PUBLISHED = {  # scores: PSNR and SSIM by data set
     'differs': Text | None,
 }
 PLAIN = ('bicubic', 'pinv')
-BLOCKS = ('datasets', 'methods', 'groups', 'tables', 'bootstrap', 'examples')
+BLOCKS = ('datasets', 'methods', 'groups', 'tables', 'bootstrap', 'examples', 'report')
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Benchmark:
     published: Sequence[Mapping[str, Any]] = ()
     save_images: bool = False
     examples: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
@@ -122,6 +123,8 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     read = {'datasets': datasets, 'methods': methods, 'bootstrap': bootstrap}
     if blocks.get('examples'):
         read['examples'] = _examples(given, methods)
+    if 'report' in blocks:
+        read['report'] = _report(given, methods)
     return Benchmark(**(given | read | {'tile': opt.get('tile', TILE)}))
 
 
@@ -136,6 +139,26 @@ def _examples(opt: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any
     if not opt.get('save_images') or not opt.get('compare_to'):
         raise ValueError('examples needs `save_images: true` and `compare_to`. Set both.')
     return examples
+
+
+def _report(opt: Mapping[str, Any], methods: Mapping[str, Candidate]) -> dict[str, Any]:
+    report: dict[str, Any] = {'number': 20, 'side': 256, 'show': [], 'maps': None}
+    check_keys('report', opt['report'], report)
+    report |= opt['report']
+    check_int('report:number', report['number'], 1)
+    check_int('report:side', report['side'], 32)
+    _check_names('report:show', report['show'], methods, ' of methods', 0)
+    if report['maps'] is not None:
+        one = methods[check_choice('report:maps', report['maps'], methods)]
+        missing = not (one.plain or one.opt)  # told in the method's row
+        if not missing and not Rectifier.is_on(one.opt.get('rectify')):
+            raise ValueError(
+                f'report:maps is {one.label!r}, which does not rectify references. Name a method '
+                'with `rectify`, or leave it out.'
+            )
+    if not opt.get('save_images'):
+        raise ValueError('report needs `save_images: true`. Set it.')
+    return report
 
 
 def _check_names(option: str, names: object, known: Collection[str], of: str, least: int) -> None:
@@ -164,7 +187,7 @@ def _candidate(label: str, block: Any) -> Candidate:
     check_block_of(where, block, METHOD, ('options',))
     file = block['options']
     opt: Mapping[str, Any] = {}
-    with suppress(FileNotFoundError):  # of the file or of weights, told in the method's row
+    try:
         opt = load_options(file, f'{where}:options')
         try:
             check_networks(opt)
@@ -176,6 +199,8 @@ def _candidate(label: str, block: Any) -> Candidate:
             check_keys(f'{where}:with', more, known)
             opt = merge_options(opt, more)
             check_networks(opt)
+    except FileNotFoundError:  # of the file or of weights, told in the method's row
+        opt = merge_options(opt, block.get('with') or {}) if opt else opt
     weights = block.get('weights') or (opt.get('path') or {}).get('pretrain_network_g') or ''
     loss = block.get('loss') or loss_of(opt.get('train'))
     return Candidate(label, '', opt, file, str(weights), loss)

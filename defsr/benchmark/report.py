@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,19 @@ from defsr.utils.files import atomic_path
 
 Rows = Sequence[Mapping[str, Any]]
 Failures = Mapping[tuple[str, str, str], str]
+
+
+class Section(NamedTuple):
+    """A table, as plain text: what stands above it, its columns, a line per method."""
+
+    text: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """Both, with a blank line between."""
+        table = markdown_table(self.head, self.rows)
+        return f'{escaped(self.text)}\n\n{table}' if self.text else table
 
 
 class Report:
@@ -95,43 +108,42 @@ class Report:
         means = [sum(gains) / len(gains) for gains in found.values()]
         return paired_bootstrap(means, **self.benchmark.bootstrap)
 
-    # -- Markdown ------------------------------------------------------------------------------
+    # -- tables --------------------------------------------------------------------------------
 
-    def markdown(self) -> str:
-        """The whole report."""
-        parts = [f'# {escaped(self.benchmark.name)}', self._head(), self._scores()]
-        parts += [self._missing(), *map(self._differences, self.benchmark.compare_to)]
-        parts += [self._published()]
-        return '\n\n'.join(filter(None, parts)) + '\n'
-
-    def _head(self) -> str:
+    def head(self) -> str:
+        """Day, machine, and what the numbers are, in one paragraph."""
         threads = torch.get_num_threads()
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
         machine = (
             f'{os.cpu_count()} cores ({platform.machine()}), {gpu}, {threads} '
             f'thread{"s" * (threads > 1)}, PyTorch {torch.__version__.split("+")[0]}'
         )
-        command = visible(self.command).replace('`', "'")
-        command = f'`{command}`, ' if command else ''
-        timed = ', '.join(map(escaped, self.benchmark.timed))
+        timed = ', '.join(self.benchmark.timed)
         timed = f', of {timed}' if timed else ''
         return (
-            f'{command}{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
+            f'{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
             'rounded to 8 bit. Parameters of what was trained for the row; seconds (on the wall) '
             f'and peak memory per megapixel of the result{timed}.'
         )
 
-    def _scores(self) -> str:
-        return '\n\n'.join(
-            f'{escaped(title)}:\n\n{self._table(names)}' if title else self._table(names)
-            for title, names in self.tables().items()
-        )
+    def sections(self) -> list[Section]:
+        """Scores, differences and published numbers."""
+        parts = [self._table(title, names) for title, names in self.tables().items()]
+        parts += map(self._differences, self.benchmark.compare_to)
+        return parts + ([self._published()] if self.benchmark.published else [])
 
     def tables(self) -> Mapping[str, Sequence[str]]:
         """Titles and data sets of the tables of scores."""
         return self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
 
-    def _table(self, datasets: Sequence[str]) -> str:
+    def failed(self) -> list[str]:
+        """A line for each failure of this run."""
+        return [
+            f'{", ".join(filter(None, where))} failed: {reason}'
+            for where, reason in self.failures.items()
+        ]
+
+    def _table(self, title: str, datasets: Sequence[str]) -> Section:
         lines = []
         for label, method in self.benchmark.methods.items():
             cells = [self._score(label, dataset) for dataset in datasets]
@@ -144,7 +156,8 @@ class Report:
                 '-' if memory is None else f'{memory / 2**30:.2g}',
             ])  # fmt: skip
         names = [f'{name} ({self.number(name)})' for name in datasets]
-        return markdown_table(['method', 'loss', *names, 'parameters', 's/MP', 'GiB/MP'], lines)
+        head = ['method', 'loss', *names, 'parameters', 's/MP', 'GiB/MP']
+        return Section(f'{title}:' if title else '', head, lines)
 
     def _score(self, method: str, dataset: str) -> str:
         psnr, ssim = (self.mean(method, dataset, key) for key in ('psnr', 'ssim'))
@@ -159,14 +172,7 @@ class Report:
             label in (method, '') and name in (dataset, '') for label, name, _ in self.failures
         )
 
-    def _missing(self) -> str:
-        lines = [
-            escaped(f'- {", ".join(filter(None, where))} failed: {reason}')
-            for where, reason in self.failures.items()
-        ]
-        return '\n'.join(lines)
-
-    def _differences(self, base: str) -> str:
+    def _differences(self, base: str) -> Section:
         each = {name: (name,) for name in self.benchmark.datasets}
         columns: Mapping[str, Sequence[str]] = self.benchmark.groups or each
         lines = []
@@ -176,15 +182,15 @@ class Report:
             cells = [self._difference_cell(label, names, base) for names in columns.values()]
             lines.append([label, *cells])
         heads = [f'{n}: {", ".join(names)}' for n, names in columns.items()]
-        table = markdown_table(['method', *heads], lines)
         samples = self.benchmark.bootstrap['samples']
-        scenes = ', '.join(map(escaped, self.benchmark.scenes))
+        scenes = ', '.join(self.benchmark.scenes)
         units = f'images (over scenes in {scenes})' if scenes else 'images'
-        return (
-            f'PSNR-Y minus that of {escaped(base)} in dB, with the 95 % interval of a paired '
+        text = (
+            f'PSNR-Y minus that of {base} in dB, with the 95 % interval of a paired '
             f'bootstrap over {units}, {samples:,d} resamples. No claim is made where the interval '
-            f'holds 0, nor of fewer than {FEWEST}.\n\n{table}'
+            f'holds 0, nor of fewer than {FEWEST}.'
         )
+        return Section(text, ['method', *heads], lines)
 
     def _difference_cell(self, method: str, datasets: Sequence[str], base: str) -> str:
         found = self.difference(method, datasets, base)
@@ -196,10 +202,8 @@ class Report:
         claim = '' if found.is_claim else ', no claim'
         return f'{found.mean:+.2f} ({found.low:+.2f} .. {found.high:+.2f}{claim})'
 
-    def _published(self) -> str:
+    def _published(self) -> Section:
         rows = self.benchmark.published
-        if not rows:
-            return ''
         names = list(dict.fromkeys(name for row in rows for name in row['scores']))
         differs = ['what differs'] if any(row.get('differs') for row in rows) else []
         lines = [
@@ -209,11 +213,20 @@ class Report:
             ), *[row.get('differs') or '' for _ in differs]]
             for row in rows
         ]  # fmt: skip
-        return 'As published, on whole data sets:\n\n' + markdown_table(
-            ['method', 'loss', *names, *differs], lines
-        )
+        head = ['method', 'loss', *names, *differs]
+        return Section('As published, on whole data sets:', head, lines)
 
-    # -- the other forms -----------------------------------------------------------------------
+    # -- forms ---------------------------------------------------------------------------------
+
+    def markdown(self) -> str:
+        """The whole report; what has failed stands below the scores."""
+        command = visible(self.command).replace('`', "'")
+        command = f'`{command}`, ' if command else ''
+        parts = [f'# {escaped(self.benchmark.name)}', command + escaped(self.head())]
+        tables = [section.markdown() for section in self.sections()]
+        failed = '\n'.join(f'- {escaped(line)}' for line in self.failed())
+        tables.insert(len(self.tables()), failed)
+        return '\n\n'.join(filter(None, [*parts, *tables])) + '\n'
 
     def as_csv(self) -> str:
         """A line per measured image."""

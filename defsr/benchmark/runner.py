@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from defsr.benchmark.options import Benchmark, Candidate
+from defsr.benchmark.rectified_once import RectifierOnce, Views
 from defsr.config.files import load_options
 from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import degradation_of
@@ -181,6 +182,7 @@ class Runner:
         self.datasets = list(datasets or benchmark.datasets)
         self.stop = stop or StopRequest()
         self.failures: dict[tuple[str, str, str], str] = {}
+        self.views = Views()
 
     def run(self) -> None:
         """Measure, image by image; what fails is remembered and the rest goes on.
@@ -216,14 +218,16 @@ class Runner:
         with tqdm(total=total, unit='image', desc=candidate.label) as bar:
             for name, rows in todo.items():
                 degradation = degradation_of(self.benchmark.datasets[name])
+                timed = name in (self.benchmark.timed or self.datasets)
+                kind = f'{degradation.name}, timed' if timed else degradation.name
                 for row in rows:
-                    if degradation.name not in restorers:
+                    if kind not in restorers:
                         made = restorer_of(candidate, self.benchmark, degradation)
-                        restorers[degradation.name] = made
+                        restorers[kind] = made if timed else self._sharing(made)
                     bar.set_description(f'{candidate.label}, {name}')
                     try:
                         item = data[name][row.pop('number')]
-                        scores, image = measure(restorers[degradation.name], item)
+                        scores, image = measure(restorers[kind], item)
                         if self.benchmark.save_images:
                             write_png(image, image_path(self.folder, row))
                         self.results.add(row | scores)
@@ -233,6 +237,13 @@ class Runner:
                     if self.stop.signal:
                         tell(f'Stopped: {self.results.path}. {GO_ON}')
                         raise SystemExit(128 + self.stop.signal)
+
+    def _sharing(self, restorer: Plain | Restorer) -> Plain | Restorer:
+        """One whose references are rectified once for all methods: not where that is timed."""
+        if isinstance(restorer, Restorer) and restorer.method.rectifier is not None:
+            rectifier = RectifierOnce(restorer.method.rectifier, self.views)
+            restorer.method.rectifier = rectifier
+        return restorer
 
     def _lacks_image(self, row: Mapping[str, Any]) -> bool:
         return self.benchmark.save_images and not image_path(self.folder, row).exists()

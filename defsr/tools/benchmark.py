@@ -40,6 +40,7 @@ def run() -> None:
     args = parse_arguments()
     # PyTorch takes seconds, which --help need not wait.
     from defsr.benchmark.examples import Examples
+    from defsr.benchmark.html_report import HtmlReport
     from defsr.benchmark.options import read_benchmark
     from defsr.benchmark.report import Report
     from defsr.benchmark.runner import GO_ON, Runner, collect
@@ -63,8 +64,12 @@ def run() -> None:
         report.write(folder)
     if benchmark.examples:
         Examples(benchmark, folder, rows).draw(folder / 'examples.png')
+    if benchmark.report:
+        HtmlReport(report, folder).write(folder / 'report.html')
     sys.stdout.write(report.markdown())
     tell(f'Tables and figure: {folder}/results.md, .csv, .json, .png')
+    if benchmark.report:
+        tell(f'Tables and images on a page: {folder}/report.html')
     if runner.failures:
         labels = sorted({label or name for label, name, _ in runner.failures})
         tell(f'{len(runner.failures)} failed, of {", ".join(labels)}: see above. {GO_ON}')

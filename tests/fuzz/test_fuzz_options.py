@@ -41,7 +41,7 @@ HAS_DEFAULT = words("""
     beta_start beta_end num_train_steps levels min_alpha_bar grad_clip_norm nonfinite sigmas
     restart_weights eta_min keep_last images_per_batch train diffusion num_steps start grid eta
     start_alpha_bar end_alpha_bar temperature denoiser_schedule seed path tile examples number side
-    show center_crop tables groups published loss CUFED5_(126) resume_state pretrain_network_g
+    report show center_crop tables groups published loss CUFED5_(126) resume_state pretrain_network_g
     pretrain_network_e t g scenes timed num_in_ch num_conv extrapolation
 """)
 MAY_BE_SHORTER = words('num_feat sigmas show t published compare_to scenes timed')
@@ -49,6 +49,7 @@ MAY_BE_NULL = words("""
     manual_seed io_backend ref_size prefetch_mode pair_list num_offset_feat strict_load_g gan_opt
     perceptual_opt val metrics wandb project resume_id pixel_opt grad_clip_norm nonfinite keep_last
     prediction denoiser_schedule diffusion path tile examples center_crop tables groups published
+    report
     loss weights resume_state pretrain_network_g pretrain_network_e scenes timed
 """)
 ZERO = words("""
@@ -124,6 +125,7 @@ def benchmark() -> tuple[dict, Callable]:
     opt['methods'] = {'bicubic': {'method': 'bicubic'}, 'EDSR': {'options': 'own.yml'}}
     save_options(Path('own.yml'), {'network_g': {'type': 'BicubicEnhancer'}})
     opt['examples'] |= {'method': 'EDSR', 'show': ['bicubic', 'EDSR']}
+    opt['report'] = {'number': 2, 'side': 64, 'show': ['bicubic', 'EDSR']}
     scores = {'CUFED5 (126)': [25.53, 0.765]}
     opt['published'] = [{'label': 'Base', 'loss': 'L1', 'scores': scores}]
     opt |= {'compare_to': ['EDSR', 'bicubic'], 'scenes': ['urban100'], 'timed': ['urban100']}

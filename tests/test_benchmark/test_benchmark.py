@@ -253,12 +253,14 @@ def test_saved_images_and_examples(bench, workspace):
     bench |= {
         'save_images': True,
         'examples': {'method': 'DEF', 'number': 1, 'side': 16, 'show': ['EDSR', 'DEF']},
+        'report': {},
     }
     write(bench)
     run_well(workspace, *TOOL)
     pictures = sorted((workspace / 'results/b/images').rglob('*.png'))
     assert len(pictures) == len(rows()) == 8 * len(os.listdir('datasets/gt'))
     assert cv2.imread(str(workspace / 'results/b/examples.png')).std() > 5
+    assert '"name":"DEF"' in (workspace / 'results/b/report.html').read_text()
     row = next(row for row in rows() if (row['method'], row['dataset']) == ('EDSR', 'middle'))
     (path,) = [p for p in pictures if row['key'][:12] in p.name and p.parent.name == 'middle']
     before = cv2.imread(str(path))
@@ -388,6 +390,14 @@ MISTAKES = [
     ),
     (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
     (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
+    (lambda b: b.update(report={}), 'report needs `save_images: true`'),
+    (lambda b: b.update(report={'numbr': 3}), 'Unknown option `report:numbr`. Did you mean'),
+    (lambda b: b.update(report={'side': 16}), 'report:side is 16, but must be at least 32'),
+    (lambda b: b.update(report={'show': ['EDS']}), "report:show is 'EDS'.*Did you mean `EDSR`"),
+    (lambda b: b.update(report={'maps': 'bicubic'}), "report:maps is 'bicubic', which does not"),
+    (lambda b: b.update(report={'maps': 'DEF'}), "report:maps is 'DEF', which does not rectify"),
+    (lambda b: b.update(report={'number': 0}), 'report:number is 0, but must be at least 1'),
+    (lambda b: b.update(report=[1]), 'report is'),
     (lambda b: b.update(bootstrap={'sample': 3}), 'Unknown option `bootstrap:sample`'),
     (lambda b: b.update(published=[{'label': 'x', 'scores': {'C': [1]}}]), 'must have 2 entries'),
 ]
