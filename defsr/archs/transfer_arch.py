@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from defsr.archs.interface import Alignment
 from defsr.archs.levels import LEVEL_FACTORS, check_channels, check_groups
 from defsr.ops.deform import TAPS, Backend, deform_conv_at
+from defsr.ops.exporting import fold_plainly, is_exporting
 from defsr.ops.patch_sum import sum_positions
 from defsr.ops.warping import (
     flat_positions,
@@ -167,6 +168,9 @@ def _fold(feat: Tensor, position_yx: Tensor, factor: int, overlap: str, inside: 
 
     ``overlap``, and whether ``patches`` are those ``inside``: as of ``HardTransferArch``.
     """
+    if is_exporting():
+        by_count = overlap == 'count'
+        return fold_plainly(feat, position_yx, factor, by_count=by_count, inside=inside)
     num, _, height, width = position_yx.shape
     index = position_yx.new_zeros((num, height, width, len(TAPS)))
     share = feat.new_zeros(index.shape)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from defsr.archs.layers import conv3, residual_blocks
 from defsr.archs.levels import LEVEL_FACTORS, check_channels
+from defsr.ops.exporting import is_exporting
 from defsr.utils.kinds import Count, Whole, entries
 
 MATRIX_SIDE = 128  # up to this side bicubic upsampling is a product with matrices
@@ -245,7 +246,7 @@ def upsample(x: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return x
     num, channels, height, width = x.shape
-    if max(height, width) > MATRIX_SIDE:
+    if is_exporting() or max(height, width) > MATRIX_SIDE:
         return F.interpolate(x, scale_factor=float(factor), mode='bicubic', align_corners=False)
     rows, columns = (_bicubic_rows(x, side, factor) for side in (height, width))
     wide = columns @ x.permute(0, 2, 3, 1)

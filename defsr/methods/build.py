@@ -11,7 +11,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.blocks import build_network, completed
-from defsr.archs.interface import Reference, has_weights, reads_of
+from defsr.archs.in_bfloat16 import PRECISIONS, InBfloat16, Precision
+from defsr.archs.interface import Reference, Restoration, has_weights, reads_of
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
 from defsr.methods.corresponding import Corresponding
@@ -119,6 +120,7 @@ class Restorer:
         device: of the networks.
         tile: inner side of a tile in LR pixels; None for one piece.
         overlap: context around a tile in LR pixels.
+        precision: of ``net_g``: ``fp32``, or ``bf16`` under autocast; all else is in float32.
     """
 
     method: Method
@@ -126,6 +128,7 @@ class Restorer:
     device: torch.device
     tile: int | None = TILE
     overlap: int = 16
+    precision: Precision = 'fp32'
 
     @classmethod
     def build(
@@ -136,18 +139,38 @@ class Restorer:
         *,
         tile: int | None = TILE,
         overlap: int = 16,
+        precision: Precision = 'fp32',
         **more: Any,
     ) -> Restorer:
-        """From an option file's content. Other arguments and errors as of ``build_method``."""
+        """From an option file's content. Other arguments and errors as of ``build_method``.
+
+        Example:
+            >>> from defsr.config.files import load_options
+            >>> opt = load_options('options/small/EDSR_x4.yml')
+            >>> opt['path'] = {'pretrain_network_g': 'small_EDSR.pth'}  # as the repository has it
+            >>> restorer = Restorer.build(opt, torch.device('cpu'), Degradation('matlab', 4))
+            >>> restorer.num_parameters
+            688515
+            >>> tuple(restorer(torch.rand(1, 3, 20, 16), []).shape)
+            (1, 3, 80, 64)
+        """
+        check_choice('precision', precision, PRECISIONS)
         method, net_g = build_method(opt, device, degradation, **more)
-        return cls(method, net_g.eval().requires_grad_(False), device, tile, overlap)
+        return cls(method, net_g.eval().requires_grad_(False), device, tile, overlap, precision)
 
     @property
     def num_parameters(self) -> int:
         """Of ``network_g``; the frozen networks are not counted."""
         return count_parameters(self.net_g)
 
-    def __call__(
+    def __call__(self, lq: Tensor, refs: Sequence[Tensor], **more: Any) -> Tensor:
+        """lq (1,3,h,w), refs [(1,3,H',W')], all in [0, 1] -> (1,3,scale*h,scale*w).
+
+        ``more`` and errors as of ``restore``.
+        """
+        return self.restore(lq, refs, **more).sr
+
+    def restore(
         self,
         lq: Tensor,
         refs: Sequence[Tensor],
@@ -155,23 +178,26 @@ class Restorer:
         tile: int | None = None,
         overlap: int | None = None,
         progress: StageProgress | None = None,
-    ) -> Tensor:
-        """lq (1,3,h,w), refs [(1,3,H',W')], all in [0, 1] -> (1,3,scale*h,scale*w).
+    ) -> Restoration:
+        """As a call, with all else that the method has found.
 
         Other tiles than the constructor's if given. FloatingPointError for a result that is NaN or
         infinite somewhere.
         """
+        called: Any = self.net_g
+        if self.precision == 'bf16':
+            called = InBfloat16(self.net_g, self.net_g)
         with torch.no_grad():
-            sr = self.method.super_resolve(
-                self.net_g,
+            found = self.method.super_resolve(
+                called,
                 arrange_image(lq, self.device),
                 [Reference(arrange_image(ref, self.device)) for ref in refs],
                 tile=tile or self.tile or max(*lq.shape[-2:], MIN_TILE),
                 overlap=self.overlap if overlap is None else overlap,
                 progress=progress,
-            ).sr
-        check_finite(sr, 'The result', 'the weights')
-        return sr
+            )
+        check_finite(found.sr, 'The result', 'the weights')
+        return found
 
     def confirming(self, lq: Tensor) -> Callable[[Tensor], int]:
         """Of lq, how many of its matches with a reference, both as of a call, a geometry confirms.

@@ -12,12 +12,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-TAPS = tuple((i - 1, j - 1) for i in range(3) for j in range(3))
+from defsr.ops.exporting import TAPS, is_exporting, sample_plainly
+from defsr.ops.float32 import in_float32
+
 PIECE = 2**17  # samples, of one group at one tap, that are worked on at a time
 
 Backend = Literal['auto', 'torchvision', 'gather', 'grid_sample']
 
 
+@in_float32
 def deform_conv_at(
     feat: Tensor,
     base_yx: Tensor,
@@ -30,7 +33,8 @@ def deform_conv_at(
     """Nine-tap modulated deformable convolution of ``feat`` around ``base_yx``.
 
     Output at p: sum over taps j of ``w_j feat(base(p) + tap_j + offset_j(p)) mask_j(p)``,
-    bilinear, zero outside the map; taps run row by row, (-1,-1) first.
+    bilinear, zero outside the map; taps run row by row, (-1,-1) first. In float32 under
+    autocast, too.
 
     Args:
         feat: (N, C, H', W'), the map sampled from.
@@ -46,10 +50,20 @@ def deform_conv_at(
 
     Returns:
         (N, C_out, H, W).
+
+    Example:
+        >>> feat, identity = torch.rand(1, 4, 5, 7), torch.zeros(4, 4, 3, 3)
+        >>> identity[range(4), range(4), 1, 1] = 1  # the centre tap alone
+        >>> base_yx = torch.tensor([2, 3]).view(1, 2, 1, 1).expand(1, 2, 6, 8)  # all at (2, 3)
+        >>> offset_yx, mask = torch.zeros(1, 18, 6, 8), torch.ones(1, 9, 6, 8)
+        >>> out = deform_conv_at(feat, base_yx, offset_yx, mask, identity)
+        >>> bool((out == feat[:, :, 2:3, 3:4]).all())
+        True
     """
     if backend == 'auto':
         backend = 'torchvision' if feat.is_cuda else 'gather'
     path = _with_torchvision if backend == 'torchvision' else _with_gather
+    path = sample_plainly if is_exporting() else path
     return path(feat, base_yx, offset_yx, mask, weight, bias)
 
 

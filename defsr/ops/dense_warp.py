@@ -64,6 +64,14 @@ def warp(image: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (N, C, H, W), bicubic, and (1, 1, H, W) bool, where the position lies inside ``image``.
+
+    Example:
+        >>> image = torch.rand(1, 3, 12, 16)
+        >>> seen, inside = warp(image, positions(12, 16) + 1)  # from one row and column further on
+        >>> torch.allclose(seen[..., :11, :15], image[..., 1:, 1:], atol=1e-5)
+        True
+        >>> inside[0, 0, :, 0].tolist() == 11 * [True] + [False]
+        True
     """
     factor = max(1.0, float(local_scale(field).median()))
     height, width = image.shape[-2:]

@@ -43,6 +43,14 @@ def evidence_of(lq: Tensor, soft: Tensor, valid: Tensor | None = None) -> Eviden
         lq: (N, 3, h, w), the observation y.
         soft: (N, 3, h, w), A W of the rectified reference W.
         valid: (N or 1, 1, h, w) bool, where W shows something. None: everywhere.
+
+    Example:
+        >>> lq = torch.rand(1, 3, 24, 32)
+        >>> itself = evidence_of(lq, lq / 2)  # the same in half the contrast
+        >>> [round(float(x.mean()), 1) for x in (itself.rho, itself.fine, itself.gain)]
+        [1.0, 1.0, 2.0]
+        >>> float(evidence_of(lq, torch.rand(1, 3, 24, 32)).rho.mean()) < 0.3
+        True
     """
     known = _known(lq, valid)
     y, w = lq.mean(1, keepdim=True), soft.mean(1, keepdim=True)

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defsr.ops.exporting import is_exporting, upsample_plainly
+from defsr.ops.float32 import in_float32
 from defsr.utils.checks import check_divisible
 
 Border = Literal['symmetric', 'pil']
+REACH = 2  # pixels on each side of one that upsampling asks
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -35,6 +38,10 @@ def bicubic_matrix(in_length: int, scale: float, border: Border = 'symmetric') -
     Returns:
         (ceil(in_length * scale), in_length), each row summing to 1. Shared: do not write to it.
     """
+    return torch.from_numpy(_bicubic_array(in_length, scale, border))
+
+
+def _bicubic_array(in_length: int, scale: float, border: Border) -> np.ndarray:
     out_length = int(np.ceil(in_length * scale))
     stretch = min(scale, 1.0)
     radius = 2.0 / stretch
@@ -51,11 +58,15 @@ def bicubic_matrix(in_length: int, scale: float, border: Border = 'symmetric') -
     weights /= weights.sum(axis=1, keepdims=True)
     matrix = np.zeros((out_length, in_length))
     np.add.at(matrix, (np.arange(out_length)[:, None], taps), weights)
-    return torch.from_numpy(matrix)
+    return matrix
 
 
+@in_float32
 def apply_separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(N,C,H,W) -> (N,C,H',W') by ``rows`` (H',H) and ``columns`` (W',W), in x's dtype."""
+    """(N,C,H,W) -> (N,C,H',W') by ``rows`` (H',H) and ``columns`` (W',W), in x's dtype.
+
+    Under autocast in float32: an image that is only resized keeps all of its digits.
+    """
     rows, columns = rows.to(x), columns.to(x)
     return rows @ (x @ columns.T)
 
@@ -88,4 +99,7 @@ def upsample_bicubic(x: Tensor, scale: int, border: Border = 'symmetric') -> Ten
         >>> upsample_bicubic(torch.full((1, 3, 10, 12), 0.5), 4).shape
         torch.Size([1, 3, 40, 48])
     """
+    if is_exporting() and border == 'symmetric':
+        middle = _bicubic_array(2 * REACH + 1, scale, border)[REACH * scale : (REACH + 1) * scale]
+        return upsample_plainly(x, middle.tolist(), -REACH)
     return _resize(x, float(scale), border)

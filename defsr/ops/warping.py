@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.exporting import is_exporting
+
 
 def match_positions(index: Tensor, key_size: Sequence[int], factor: int = 1) -> Tensor:
     """Where each position of a ``factor`` times finer level finds its match.
@@ -59,7 +61,7 @@ def gather_positions(feat: Tensor, position_yx: Tensor) -> Tensor:
     flat = flat + torch.arange(num, device=feat.device).view(-1, 1, 1) * (height * width)
     pixels = feat.permute(0, 2, 3, 1).reshape(-1, channels)
     values = pixels.index_select(0, flat.flatten()).view(*flat.shape, channels)
-    if not bool(inside.all()):
+    if is_exporting() or not bool(inside.all()):
         values = values * inside.unsqueeze(-1)
     return values.permute(0, 3, 1, 2)
 

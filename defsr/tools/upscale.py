@@ -12,10 +12,10 @@ import argparse
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from defsr.utils.checks import check_at_least
 from defsr.utils.cli import MISTAKES, StageBars, run_cli, tell
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from defsr.images.photo import Photo
     from defsr.images.photo_files import Task
+    from defsr.methods.base import StageProgress
     from defsr.upscaling import Upscaler
 
 CROP = 96  # side of the comparison's enlarged crop, in pixels of the result
@@ -63,6 +64,10 @@ def parse_arguments() -> argparse.Namespace:
         'off; auto, the default, looks at it',
     )  # fmt: skip
     add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
+    add(
+        '--precision', choices=('fp32', 'bf16'), default='fp32',
+        help='of the network: fp32 (default), or bf16, for GPUs that are faster in it',
+    )  # fmt: skip
     add(
         '--tile', type=int, default=128,
         help='side of the pieces it works in, in pixels of the photo (default: %(default)s);\n'
@@ -194,7 +199,11 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f'--input {args.input} is a folder without photos.')
         todo = tasks(photos, args.input, args.output)
     upscaler = Upscaler(
-        args.weights, args.device, options=args.options or NETWORK, quality=args.quality
+        args.weights,
+        args.device,
+        options=args.options or NETWORK,
+        quality=args.quality,
+        precision=args.precision,
     )
     if not whole_folder:
         restore(args, upscaler, todo[0], refs)
@@ -231,7 +240,8 @@ def restore(
     for loss in losses(task.output, photo):
         tell(loss)
     tell(f'{task.photo.name} on {upscaler.device}')
-    refs = pick(args, upscaler, photo, paths)
+    with StageBars() as advance:
+        refs = pick(args, upscaler, photo, paths, advance)
     with StageBars() as advance, told_lines('basicsr.references') as lines:
         result = upscaler(
             photo,
@@ -251,36 +261,62 @@ def restore(
         tell(f'{args.comparison}: before and after')
 
 
+class Limits(Protocol):
+    """Of the options those that ``pick`` reads."""
+
+    @property
+    def best(self) -> int: ...
+
+    @property
+    def max_megapixels(self) -> float: ...
+
+
 def pick(
-    args: argparse.Namespace, upscaler: Upscaler, photo: Photo, paths: Sequence[Path]
+    args: Limits,
+    upscaler: Upscaler,
+    photo: Photo,
+    paths: Sequence[Path],
+    advance: StageProgress,
+    say: Callable[[str], None] = tell,
 ) -> list[Photo]:
-    """The references that most matches confirm, if there are more than wanted."""
+    """The references that most matches confirm, if there are more than wanted.
+
+    Args:
+        args: see ``parse_arguments``.
+        upscaler: which confirms them.
+        photo: that they are to serve.
+        paths: of the references.
+        advance: called as (stage, done, total).
+        say: what is left out, and what is chosen.
+
+    Raises:
+        ValueError: for what cannot be read, if there is no choice; and if there is nothing else.
+    """
     from defsr.images.photo import read_photo
 
     if len(paths) <= args.best:
         return [read_photo(path, args.max_megapixels) for path in paths]
     readable: list[Path] = []
 
-    def read(advance: StageBars) -> Iterator[Photo]:
+    def read() -> Iterator[Photo]:
         for number, path in enumerate(paths):
             advance('choose', number, len(paths))
             try:
                 ref = read_photo(path, args.max_megapixels)
             except (ValueError, OSError) as error:
-                tell(f'Left out: {error}')
+                say(f'Left out: {error}')
                 continue
             readable.append(path)
             yield ref
         advance('choose', len(paths), len(paths))
 
-    with StageBars() as advance:
-        numbers = upscaler.confirmed(photo, read(advance))
+    numbers = upscaler.confirmed(photo, read())
     confirmed = dict(zip(readable, numbers, strict=True))
     if not confirmed:
         raise ValueError(f'None of {len(paths)} references can be read.')
     best = sorted(confirmed, key=lambda path: -confirmed[path])[: args.best]
     for number, path in enumerate(best, start=1):
-        tell(f'Reference {number} is {path.name}: {confirmed[path]} matches.')
+        say(f'Reference {number} is {path.name}: {confirmed[path]} matches.')
     return [read_photo(path, args.max_megapixels) for path in best]
 
 

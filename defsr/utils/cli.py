@@ -96,7 +96,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _stop('interrupted', 130)
     except MISTAKES as error:
-        _stop(f'error: {_message(error)} (--traceback shows where)', 2)
+        _stop(f'error: {message_of(error)} (--traceback shows where)', 2)
     except (MemoryError, RuntimeError) as error:
         line = _of_memory(error)
         if line is None:
@@ -166,7 +166,7 @@ def _stop_unheard(error: BrokenPipeError) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         if unread:
             raise SystemExit(128 + signal.SIGPIPE) from None
-    _stop(f'error: {_message(error)} (--traceback shows where)', 2)  # another pipe
+    _stop(f'error: {message_of(error)} (--traceback shows where)', 2)  # another pipe
 
 
 def _made_visible(record: logging.LogRecord) -> bool:
@@ -176,7 +176,7 @@ def _made_visible(record: logging.LogRecord) -> bool:
     return True
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """The error's text on one line; of a loader process's error the end of its own stack."""
     name, text = type(error).__name__, str(error)
     if re.match(rf'Caught {name} in \w+ worker process', text):

@@ -176,6 +176,6 @@ def test_too_little_memory(upscaler, monkeypatch):
     def allocate(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9e18")
 
-    monkeypatch.setattr(type(upscaler.restorer), '__call__', allocate)
+    monkeypatch.setattr(type(upscaler.restorer), 'restore', allocate)
     with refused(r'cpu has too little memory. Lower tile \(now 128\) or'):
         upscaler(LQ, REF)
