@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test faults fuzz lint format setup dist clean
+.PHONY: demo test faults fuzz lint format docs setup dist clean
 
 setup: $(READY)
 
@@ -49,9 +49,13 @@ faults: $(READY)
 fuzz: $(READY)
 	DEFSR_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout 1800 tests/fuzz
 
+# The reference of all that is public, HTML made of the docstrings: site/index.html.
+docs: $(READY)
+	$(BIN)/python docs/reference.py site
+
 # The sdist, and the wheel made of it: docs/release.md.
 dist: $(READY)
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

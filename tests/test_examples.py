@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import pydoc
 import re
 
 import pytest
@@ -17,6 +18,19 @@ WITH_EXAMPLES = sorted(
     for path in (REPOSITORY / 'defsr').rglob('*.py')
     if '>>> ' in path.read_text(encoding='utf-8')
 )
+MUST_HAVE = (  # where a person begins
+    'defsr.upscaling.upscale',
+    'defsr.upscaling.Upscaler',
+    'defsr.methods.build.Restorer.build',
+    'defsr.diffusion.degradation.Degradation',
+    'defsr.diffusion.reference_null_space.project',
+    'defsr.archs.sisr_enhancer_arch.SISREnhancer',
+    'defsr.ops.matching.match_patches',
+    'defsr.ops.deform.deform_conv_at',
+    'defsr.ops.evidence.evidence_of',
+    'defsr.rectify.rectifier.Rectifier',
+    'defsr.rectify.made_folder.make_rectified',
+)
 NAMES = ('photo.jpg', 'photo.png', 'other.jpg', 'other.png', 'other1.jpg', 'other2.jpg')
 
 
@@ -28,6 +42,11 @@ def test_docstrings(path):
     module = importlib.import_module(name)
     found = doctest.testmod(module)
     assert found.attempted and not found.failed
+
+
+@pytest.mark.parametrize('name', MUST_HAVE)
+def test_entry_points_have_an_example(name):
+    assert '>>> ' in pydoc.locate(name).__doc__
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -84,7 +84,8 @@ def test_contents_of_the_wheel(built):
 def test_the_newest_change_is_this_version():
     newest = re.search(r'^## (.+) \((\d{4}-\d\d-\d\d)\)$', read('CHANGES.md'), re.MULTILINE)
     assert newest[1] == defsr.__version__ and date.fromisoformat(newest[2]) <= date.today()
-    assert f'defsr-{defsr.__version__}-py3-none-any.whl' in read('README.md')
+    for page in ('README.md', 'docs/install.md'):
+        assert f'defsr-{defsr.__version__}-py3-none-any.whl' in read(page)
 
 
 def test_contents_of_the_sdist(built):

@@ -38,6 +38,13 @@ class SISREnhancer(Enhancer):
 
     Raises:
         ValueError: for an unknown network, and for values out of range.
+
+    Example:
+        >>> block = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}
+        >>> enhancer = SISREnhancer({**block, 'upscale': 4})  # untrained: A I_DE is y all the same
+        >>> lq = torch.rand(1, 3, 12, 16)
+        >>> torch.allclose(enhancer.operator.A(enhancer.enhance(lq)), lq, atol=1e-5)
+        True
     """
 
     consistent = True

@@ -51,6 +51,18 @@ def make_rectified(
         FileExistsError: if ``out`` is not empty and ``force`` is off.
         ValueError: for numbers out of range, fewer than two photographs, and if ``out`` holds
             anything that this tool does not write.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     photos, out = Path(folder, 'photos'), Path(folder, 'pairs')
+        ...     photos.mkdir()
+        ...     for name in ('one.png', 'two.png'):
+        ...         Image.effect_noise((128, 96), 40).convert('RGB').save(photos / name)
+        ...     number = make_rectified(photos, out, Degradation('matlab', 4))
+        ...     number, sorted(path.relative_to(out).as_posix() for path in out.glob('*/one*'))
+        (2, ['gt/one_0.png', 'ref_mask/one_0.png', 'ref_rect/one_0.png'])
     """
     check_at_least('per_image', per_image, 1)
     check_at_least('seed', seed, 0)

@@ -83,6 +83,17 @@ class Rectifier:
 
     Raises:
         ValueError: for another value of these.
+
+    Example:
+        >>> from skimage.data import astronaut
+        >>> photo = torch.from_numpy(astronaut()).permute(2, 0, 1)[None] / 255
+        >>> gt, ref = photo[..., :256, 128:384], Reference(photo[..., 24:280, 160:416])
+        >>> degradation = Degradation('matlab', 4)
+        >>> gt, lq = degradation.make_lq(gt)
+        >>> enhance = lambda lq: degradation.operator.A_pinv(lq).clamp(0, 1)
+        >>> [view] = Rectifier(degradation, 'sift')(lq, enhance(lq), [ref], enhance)
+        >>> view.image.shape == gt.shape and view.mean_rho > 0.9
+        True
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
     defsr-enhance -opt options/enhance_CUFED.yml
 
-The same command goes on where it was stopped or killed. See docs/enhance.md.
+The same command goes on where it was stopped or killed. See docs/caches.md.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ HAS_DEFAULT = words("""
     beta_start beta_end num_train_steps levels min_alpha_bar grad_clip_norm nonfinite sigmas
     restart_weights eta_min keep_last images_per_batch train diffusion num_steps start grid eta
     start_alpha_bar end_alpha_bar temperature denoiser_schedule seed path tile examples number side
-    report show center_crop tables groups published loss CUFED5_(126) resume_state pretrain_network_g
-    pretrain_network_e t g scenes timed num_in_ch num_conv extrapolation
+    report show center_crop tables groups published loss CUFED5_(126) resume_state
+    pretrain_network_g pretrain_network_e t g scenes timed num_in_ch num_conv extrapolation
 """)
 MAY_BE_SHORTER = words('num_feat sigmas show t published compare_to scenes timed')
 MAY_BE_NULL = words("""
