@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import pytest
+from browsers import PHONE, wants_chromium, within
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -22,18 +22,9 @@ from defsr.benchmark.options import read_benchmark
 from defsr.benchmark.report import Report
 from defsr.benchmark.runner import Runner, collect
 
-CHROMIUM, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 HOSTILE = '</script><img src=x onerror="document.title=\'taken\'">'
-PHONE = {'width': 390, 'height': 844, 'deviceScaleFactor': 2, 'mobile': True}
-FLAGS = (
-    '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage',
-    '--window-size=1400,900',
-)  # fmt: skip
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason='Chromium is not installed: apt-get install chromium chromium-driver',
-)
+pytestmark = wants_chromium
 
 
 @pytest.fixture(scope='module')
@@ -66,18 +57,6 @@ def page(tmp_path_factory, stereo) -> str:
     return (folder / 'report.html').as_uri()
 
 
-@pytest.fixture(scope='module')
-def chromium() -> Iterator[WebDriver]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def browser(chromium, page) -> Iterator[WebDriver]:
     """The page as it is opened; nothing is said in the console until the end."""
@@ -86,14 +65,6 @@ def browser(chromium, page) -> Iterator[WebDriver]:
     yield chromium
     assert chromium.get_log('browser') == []
     assert chromium.title == 'b'
-
-
-def within(seconds: float, condition: Callable[[], object]) -> None:
-    """Wait for it: frames of an animation, and images that are decoded."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, 'it did not come about'
-        time.sleep(0.02)
 
 
 def by_id(browser: WebDriver, name: str) -> WebElement:
