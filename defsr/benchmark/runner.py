@@ -218,16 +218,15 @@ class Runner:
         with tqdm(total=total, unit='image', desc=candidate.label) as bar:
             for name, rows in todo.items():
                 degradation = degradation_of(self.benchmark.datasets[name])
-                timed = name in (self.benchmark.timed or self.datasets)
-                kind = f'{degradation.name}, timed' if timed else degradation.name
+                self.views.in_use = name not in (self.benchmark.timed or self.datasets)
                 for row in rows:
-                    if kind not in restorers:
+                    if degradation.name not in restorers:
                         made = restorer_of(candidate, self.benchmark, degradation)
-                        restorers[kind] = made if timed else self._sharing(made)
+                        restorers[degradation.name] = self._sharing(made)
                     bar.set_description(f'{candidate.label}, {name}')
                     try:
                         item = data[name][row.pop('number')]
-                        scores, image = measure(restorers[kind], item)
+                        scores, image = measure(restorers[degradation.name], item)
                         if self.benchmark.save_images:
                             write_png(image, image_path(self.folder, row))
                         self.results.add(row | scores)
@@ -239,7 +238,7 @@ class Runner:
                         raise SystemExit(128 + self.stop.signal)
 
     def _sharing(self, restorer: Plain | Restorer) -> Plain | Restorer:
-        """One whose references are rectified once for all methods: not where that is timed."""
+        """One whose references are rectified once for all methods, while ``views`` are in use."""
         if isinstance(restorer, Restorer) and restorer.method.rectifier is not None:
             rectifier = RectifierOnce(restorer.method.rectifier, self.views)
             restorer.method.rectifier = rectifier
