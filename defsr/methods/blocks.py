@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defsr.archs.interface import Reference, Restoration
-from defsr.ops.tiles import make_tiles
+from defsr.ops.tiles import Index, make_tiles
 
 if TYPE_CHECKING:
     from defsr.methods.base import Method
@@ -39,24 +39,28 @@ def restore_in_blocks(
         tile, overlap, progress: as of ``Method.super_resolve``; a block is worked on in tiles.
     """
     assert ref.valid is not None
-    scale = method.scale
+    scale, valid = method.scale, ref.valid
     blocks = make_tiles(lq.shape[-2], lq.shape[-1], side=BLOCK, overlap=AROUND)
     sr = anchor.clone()
     report = partial(progress, 'restore')
     report(0, len(blocks))
+
+    def restored(here: Index, large: Index) -> Tensor:
+        """What a block's references were made into is given up with it."""
+        part = Reference(ref.image[large], valid=valid[here])
+        return method.restore_tiled(
+            net_g,
+            lq[here],
+            method.prepare(net_g, [part]),
+            tile=tile or BLOCK,
+            overlap=overlap,
+            de=None if de is None else de[large],
+        ).sr
+
     for number, block in enumerate(blocks, start=1):
-        here, large = block.outer(), block.outer(scale)
-        part = Reference(ref.image[large], valid=ref.valid[here])
-        if bool(ref.valid[here].any()):
-            prepared = method.prepare(net_g, [part])
-            found = method.restore_tiled(
-                net_g,
-                lq[here],
-                prepared,
-                tile=tile or BLOCK,
-                overlap=overlap,
-                de=None if de is None else de[large],
-            )
-            sr[block.inner(scale)] = found.sr[block.core(scale)]
+        here = block.outer()
+        if bool(valid[here].any()):
+            found = restored(here, block.outer(scale))
+            sr[block.inner(scale)] = found[block.core(scale)]
         report(number, len(blocks))
     return Restoration(sr, de=de)

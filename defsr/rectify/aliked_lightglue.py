@@ -14,6 +14,7 @@ from defsr.rectify.matches import Matches, reduced, unreduced
 from defsr.utils.weights import read_checkpoint
 
 MOST_POINTS = 1024
+MOST_PIXELS = 1_000_000  # its maps of features take 2 GB for them
 ALIKED_WEIGHTS, LIGHTGLUE_WEIGHTS = 'aliked-n16rot.pth', 'aliked_lightglue.pth'
 CONSTANTS = {'dkd.hw_grid'}, {'confidence_thresholds'}  # not weights; the classes make their own
 WANTED = (
@@ -70,7 +71,7 @@ class ALIKEDLightGlue:
         )
 
     def _describe(self, image: Tensor) -> tuple[dict[str, Tensor], float]:
-        image, factor = reduced(image)
+        image, factor = reduced(image, MOST_PIXELS)
         height, width = image.shape[-2:]
         found = self.aliked(image)[0]
         return {

@@ -51,10 +51,10 @@ class Matcher(Protocol):
         ...
 
 
-def reduced(image: Tensor) -> tuple[Tensor, float]:
-    """An image of at most ``MOST_PIXELS``, and how many pixels one of it stands for."""
+def reduced(image: Tensor, most_pixels: int = MOST_PIXELS) -> tuple[Tensor, float]:
+    """An image of at most so many pixels, and how many pixels one of it stands for."""
     height, width = image.shape[-2:]
-    factor = max(1.0, math.sqrt(height * width / MOST_PIXELS))
+    factor = max(1.0, math.sqrt(height * width / most_pixels))
     if factor > 1:
         size = [max(1, round(side / factor)) for side in (height, width)]
         image = F.interpolate(image, size=size, mode='bilinear', antialias=True)
