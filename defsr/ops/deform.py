@@ -14,6 +14,8 @@ from torchvision.ops import deform_conv2d
 
 from defsr.ops.exporting import TAPS, is_exporting, sample_plainly
 from defsr.ops.float32 import in_float32
+from defsr.ops.products import inner_products
+from defsr.utils.packages import HAS_NUMBA
 
 PIECE = 2**17  # samples, of one group at one tap, that are worked on at a time
 
@@ -82,7 +84,7 @@ def _with_gather(
     num, channels = feat.shape[:2]
     groups = mask.shape[1] // len(TAPS)
     flat = weight.view(len(weight), groups, channels // groups, len(TAPS)).transpose(2, 3)
-    out = _SampledProduct.apply(
+    out = _product_on(feat).apply(
         feat.permute(0, 2, 3, 1).contiguous(),
         base_yx.permute(0, 2, 3, 1).reshape(-1, 2),
         offset_yx.permute(0, 2, 3, 1).reshape(-1, groups, len(TAPS), 2),
@@ -93,7 +95,17 @@ def _with_gather(
     return out if bias is None else out + bias.view(1, -1, 1, 1)
 
 
-class _SampledProduct(torch.autograd.Function):
+def _product_on(feat: Tensor) -> type[torch.autograd.Function]:
+    """The compiled form where there is one."""
+    if feat.device.type == 'cpu' and HAS_NUMBA:
+        from defsr.ops.deform_compiled import DTYPES, CompiledSampledProduct
+
+        if feat.dtype in DTYPES:
+            return CompiledSampledProduct
+    return SampledProduct
+
+
+class SampledProduct(torch.autograd.Function):
     """``weight @ samples`` by chunks of positions; the samples are read again on the way back.
 
     feat (N,H',W',C), base (P,2) with P = N*H*W, offset (P,G,9,2), mask (P,G,9) and weight
@@ -109,7 +121,7 @@ class _SampledProduct(torch.autograd.Function):
         for piece in _pieces(base, mask):
             bilinear = _Bilinear(feat, base, offset, piece)
             samples = bilinear.read(mask[piece])
-            torch.mm(samples.view(-1, weight.shape[1]), weight.T, out=out[piece])
+            out[piece] = inner_products(samples.view(-1, weight.shape[1]), weight)
         return out
 
     @staticmethod
@@ -119,12 +131,12 @@ class _SampledProduct(torch.autograd.Function):
         grad = grad.contiguous()
         grad_feat = torch.zeros_like(feat) if ctx.needs_input_grad[0] else None
         grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight, turned = torch.zeros_like(weight), weight.T.contiguous()
         for piece in _pieces(base, mask):
             bilinear = _Bilinear(feat, base, offset, piece)
             samples = bilinear.read(mask[piece])
             grad_weight.addmm_(grad[piece].T, samples.view(-1, weight.shape[1]))
-            grad_samples = (grad[piece] @ weight).view_as(samples)
+            grad_samples = inner_products(grad[piece], turned).view_as(samples)
             grad_offset[piece], grad_mask[piece] = bilinear.slopes(mask[piece], grad_samples)
             if grad_feat is not None:
                 bilinear.scatter(mask[piece], grad_samples, grad_feat)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from defsr.ops.float32 import in_float32
-from defsr.ops.tiles import even_cuts
+from defsr.ops.tiles import Reach, Span, even_cuts
+from defsr.utils.packages import HAS_NUMBA, HAS_TRITON
 from defsr.utils.threads import one_thread_each
+
+if TYPE_CHECKING:
+    from defsr.ops.matching_compiled import CompiledStrip
 
 EPS = 1e-12
 TIE = 1e-6
@@ -24,11 +26,8 @@ TIE = 1e-6
 # a GPU without Triton wants few, large calls.
 CPU_BLOCK_ELEMENTS = 2**18
 GPU_BLOCK_ELEMENTS = 2**24
-HAS_TRITON = importlib.util.find_spec('triton') is not None  # PyTorch brings it on Linux
 KEY_ROWS = 8  # of one matrix product
 NORM_ROWS = 16  # of one piece of the energy
-
-Span = tuple[int, int]  # first and end
 
 
 @torch.no_grad()
@@ -80,9 +79,8 @@ def match_patches(
     if has_kernel(query.device) and block_elements is None:
         index, best = search_on_gpu(query, key, patch_size, key_mask, query_norm, progress=progress)
         return index, (best / query_norm).to(query.dtype)
-    block_elements = block_elements or (
-        CPU_BLOCK_ELEMENTS if query.device.type == 'cpu' else GPU_BLOCK_ELEMENTS
-    )
+    strip_type, usual = _strip_type(query.device)
+    block_elements = block_elements or usual
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
     index = torch.zeros_like(query_norm, dtype=torch.int64)
     best = torch.full_like(query_norm, -math.inf)
@@ -91,7 +89,7 @@ def match_patches(
     total = len(query) * len(strips) * len(tiles)
     with one_thread_each(query.device) as threads:
         for n, columns in itertools.product(range(len(query)), strips):
-            strip = _KeyStrip(key[n], key_scale[n], key_mask, columns, patch_size, dtype)
+            strip = strip_type(key[n], key_scale[n], key_mask, columns, patch_size, dtype)
             places = [(n, slice(*rows), slice(*columns)) for rows, columns in tiles]
             ties = [TIE * query_norm[at] for at in places]
             search = partial(strip.search, query[n])
@@ -107,6 +105,17 @@ def match_patches(
 def has_kernel(device: torch.device) -> bool:
     """Whether ``search_on_gpu`` is for it."""
     return device.type == 'cuda' and HAS_TRITON
+
+
+def _strip_type(device: torch.device) -> tuple[type[KeyStrip | CompiledStrip], int]:
+    """What searches some columns of keys there, and the usual size of its tiles."""
+    if device.type != 'cpu':
+        return KeyStrip, GPU_BLOCK_ELEMENTS
+    if not HAS_NUMBA:
+        return KeyStrip, CPU_BLOCK_ELEMENTS
+    from defsr.ops import matching_compiled
+
+    return matching_compiled.CompiledStrip, matching_compiled.BLOCK_ELEMENTS
 
 
 def search_on_gpu(
@@ -145,7 +154,7 @@ def patch_norm(x: Tensor, patch_size: int) -> Tensor:
     return F.conv2d(energy, ones, padding=patch_size // 2).clamp_min(0).sqrt().squeeze(1)
 
 
-class _KeyStrip:
+class KeyStrip:
     """Some columns of the key map, searched by one query tile after another.
 
     Args:
@@ -168,7 +177,7 @@ class _KeyStrip:
     ) -> None:
         self.patch_size, self.radius = patch_size, patch_size // 2
         self.first, self.map_width = columns[0], key.shape[-1]
-        reach = _Reach.of(columns, self.radius, key.shape[-1])
+        reach = Reach.of(columns, self.radius, key.shape[-1])
         self.key = F.pad(key[:, :, reach.inside].to(dtype), (reach.before, reach.after))
         self.scale = scale[:, slice(*columns), None]
         self.forbidden = None if mask is None else ~mask[:, slice(*columns)]
@@ -211,8 +220,8 @@ class _KeyStrip:
         valid until the next is asked for.
         """
         size, radius, halo = self.patch_size, self.radius, self.patch_size - 1
-        down = _Reach.of(rows, radius, query.shape[1])
-        along = _Reach.of(columns, radius, query.shape[2])
+        down = Reach.of(rows, radius, query.shape[1])
+        along = Reach.of(columns, radius, query.shape[2])
         part = query[:, down.inside, along.inside].to(self.key.dtype)
         flat = F.pad(part, (along.before, along.after)).flatten(1)
         width = part.shape[2] + along.before + along.after
@@ -251,22 +260,6 @@ class _KeyStrip:
         if self.forbidden is not None:
             score[self.forbidden[rows]] = -math.inf
         return score
-
-
-@dataclass(frozen=True)
-class _Reach:
-    """A piece with its halo: what of it lies in the map, how much is missing on either side."""
-
-    inside: slice
-    before: int
-    after: int
-
-    @classmethod
-    def of(cls, piece: Span, halo: int, length: int) -> _Reach:
-        """The reach of (first, end) in a map of some length."""
-        first, end = piece[0] - halo, piece[1] + halo
-        inside = slice(max(0, first), min(length, end))
-        return cls(inside, inside.start - first, end - inside.stop)
 
 
 class _RunningBest:

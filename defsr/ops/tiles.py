@@ -9,6 +9,7 @@ from defsr.utils.checks import check_at_least
 
 Bounds = tuple[int, int, int, int]  # top, bottom, left, right
 Index = tuple[EllipsisType, slice, slice]
+Span = tuple[int, int]  # first and end
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,27 @@ def make_tiles(height: int, width: int, side: int, overlap: int, grid: int = 1) 
     return tiles
 
 
-def even_cuts(length: int, side: int) -> list[tuple[int, int]]:
+def even_cuts(length: int, side: int) -> list[Span]:
     """(first, end) of the fewest pieces of about equal length, at most ``side``, that cover it."""
     number = -(-length // side)
     edges = [round(i * length / number) for i in range(number + 1)]
     return list(zip(edges, edges[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A piece of a line with its halo: what of it is there, what is missing on either side."""
+
+    inside: slice
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, piece: Span, halo: int, length: int) -> Reach:
+        """The reach of (first, end) on a line of some length."""
+        first, end = piece[0] - halo, piece[1] + halo
+        inside = slice(max(0, first), min(length, end))
+        return cls(inside, inside.start - first, end - inside.stop)
 
 
 def _reach(bounds: Bounds, context: int, height: int, width: int) -> Bounds:

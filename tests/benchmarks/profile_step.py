@@ -1,13 +1,14 @@
 """Where one DEF training iteration spends its time, in its first formulation and now.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/profile_step.py [--size small|paper] [--repeat 3]
-        [--batch N]
+        [--batch N] [--beside CHECKOUT]
 
 ``paper``: 160x160 crops, batch 9, VGG19 (random weights: the time is the same), 64 features,
 cached I_DE, all three losses. ``small``: options/small/train_DEF_GAN_small_x4.yml. Before and
 after run in turns, each in a process of its own, since the allocator is the process's. The rates
 of a plain convolution and matrix product of the same machine stand beside them, so that the
-figures of two machines can be compared.
+figures of two machines can be compared. ``--beside``: the package of another checkout, by its own
+copy of this file, in place of the first formulation.
 """
 
 from __future__ import annotations
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument('--repeat', type=int, default=3)
     parser.add_argument('--batch', type=int, default=None, help="default: the option file's")
     parser.add_argument('--levers', action='store_true', help='add what was changed one by one')
+    parser.add_argument('--beside', type=Path, help='another checkout')
     parser.add_argument('--row', type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
@@ -206,6 +208,11 @@ def main() -> None:
         return
     counts = range(len(LEVERS) + 1) if args.levers else (0, len(LEVERS))
     results = {}
+    if args.beside is not None:
+        row = dict(vars(args), beside=None) | dict.fromkeys(LEVERS, True)
+        other = args.beside / 'tests/benchmarks' / Path(__file__).name
+        results['before'] = in_process(str(other), row, args.beside)
+        counts = counts[-1:]
     for count in counts:
         levers = {lever: number < count for number, lever in enumerate(LEVERS)}
         name = 'before' if not count else f'+ {LEVERS[count - 1]}' if args.levers else 'after'

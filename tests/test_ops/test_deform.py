@@ -107,3 +107,12 @@ def test_a_large_map_is_not_copied(rng):
     with TensorBytes() as memory:
         deform_conv_at(feat, base, offset, mask, torch.rand(8, 256, 3, 3), backend='gather')
     assert memory.peak < 2**20
+
+
+def test_what_is_no_number_is_not_hidden(rng):
+    c = case(rng, (3, 4), (5, 6))
+    c['offset_yx'][0, 0, 1, 2] = float('nan')
+    c['offset_yx'][1, 3, 0, 0] = float('inf')
+    out = deform_conv_at(**c, backend='gather')
+    assert out[0, :, 1, 2].isnan().all()
+    assert out[1].isfinite().all()
