@@ -1,11 +1,11 @@
 """What a denoiser knows about its own training.
 
 A denoiser is any registered arch ``(x_t, t) -> answer``. It may have these attributes:
-``stride``, both sides of x_t must be multiples of it (default: 1); and, if it brings its weights
-along, ``is_pretrained`` (true), ``trained_schedule`` (a ``NoiseSchedule``),
-``trained_prediction`` (``eps``, ``v`` or ``x0``) and ``trained_config`` (its own options, where the
-block's do not tell). One that was trained for no more noise than its schedule ends with says
-``is_bounded``; it is not asked beyond.
+``stride``, both sides of x_t must be multiples of it (default: 1; whoever asks it pads, see
+``defsr.ops.padding``); and, if it brings its weights along, ``is_pretrained`` (true),
+``trained_schedule`` (a ``NoiseSchedule``), ``trained_prediction`` (``eps``, ``v`` or ``x0``) and
+``trained_config`` (its own options, where the block's do not tell). One that was trained for no
+more noise than its schedule ends with says ``is_bounded``; it is not asked beyond.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from defsr.diffusion.options import SamplingOptions
 from defsr.diffusion.predictions import Prediction
 from defsr.diffusion.schedule import NoiseSchedule
 from defsr.utils.fingerprints import digest_of_state, plain, with_defaults
+
+
+def check_sides(x_t: Tensor, stride: int) -> None:
+    """ValueError if a side of (N,C,H,W) is no multiple of ``stride``."""
+    height, width = x_t.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f'x_t is {height}x{width} (HxW), but both sides must be multiples of {stride}.'
+        )
 
 
 def is_pretrained(denoiser: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from defsr.archs.adm_blocks import timestep_embedding, zeroed
+from defsr.archs.denoisers import check_sides
 from defsr.utils.checks import check_int
 from defsr.utils.kinds import Count, entries
 
@@ -106,11 +107,7 @@ class UnshuffleUNet(nn.Module):
 
         ValueError if a side is no multiple of ``stride``.
         """
-        height, width = x_t.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f'x_t is {height}x{width} (HxW), but both sides must be multiples of {self.stride}.'
-            )
+        check_sides(x_t, self.stride)
         emb = F.silu(self.embed(timestep_embedding(t, self.emb_ch).to(x_t.dtype)))
         x = self.head(F.pixel_unshuffle(x_t, self.unshuffle))
         skips = []

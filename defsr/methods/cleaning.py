@@ -7,37 +7,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from defsr.archs.told_denoiser import ToldDenoiser
 from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.reference_null_space import Best
 from defsr.ops.evidence import explained_by
 from defsr.ops.input_quality import CLEAN_NOISE, Faults
+from defsr.ops.padding import pad_edge
 from defsr.ops.tiles import make_tiles
 
 QUALITIES = ('clean', 'photo', 'auto')
 LEFT = 0.3  # of the variance of noise, what a denoiser leaves
 ASSUMED = 0.2  # of it, least variance of what references predict: windows are small
-TILE, AROUND = 512, 32  # LR pixels; FFDNet sees 25 around
+TILE = 512  # LR pixels
 
 
 class Cleaner:
     """A denoiser that is told how much noise there is, for images with faults.
 
     Args:
-        denoiser: ``(x_t, t) -> x0`` with ``trained_schedule``, as ``FFDNet``.
+        denoiser: ``(x_t, t) -> x0``, a ``ToldDenoiser`` such as ``FFDNet``.
         quality: what inputs are. ``auto``: their faults are looked for, and only those that have
             some are cleaned. ``photo``: all have at least as much noise as can be seen.
 
     Raises:
-        ValueError: for a denoiser that does not say its noise levels, or not ``x0``.
+        ValueError: for another denoiser.
     """
 
     def __init__(self, denoiser: Any, quality: str) -> None:
-        if getattr(denoiser, 'trained_prediction', None) != 'x0':
+        if not isinstance(denoiser, ToldDenoiser):
             raise ValueError(
                 f'network_c is {type(denoiser).__name__}, but must be a denoiser that is told the '
-                'noise level and answers with the image. Use FFDNet.'
+                'noise level and answers with the image. Use FFDNet or DRUNet.'
             )
         self.denoiser, self.quality = denoiser, quality
 
@@ -57,15 +58,14 @@ class Cleaner:
         state = to_signed(lq) * schedule.alpha_bar_at(t).sqrt().to(lq).view(-1, 1, 1, 1)
         cleaned = lq.clone()
         height, width = lq.shape[-2:]
-        for piece in make_tiles(height, width, side=TILE, overlap=AROUND):
+        for piece in make_tiles(height, width, side=TILE, overlap=self.denoiser.around):
             part = self._denoised(state[piece.outer()], t)
             cleaned[piece.inner()] = part[piece.core()]
         return torch.where(sigma > 0, cleaned, lq)
 
     def _denoised(self, state: Tensor, t: Tensor) -> Tensor:
         height, width = state.shape[-2:]
-        stride = self.denoiser.stride
-        padded = F.pad(state, (0, -width % stride, 0, -height % stride), mode='replicate')
+        padded = pad_edge(state, self.denoiser.stride)
         return from_signed(self.denoiser(padded, t))[..., :height, :width].clamp(0, 1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def reflect_index(index: Tensor, length: int) -> Tensor:
@@ -26,6 +27,19 @@ def pad_reflect(x: Tensor, multiple: int) -> Tensor:
         multiple: both sides of the result are multiples of it, >= 1.
     """
     return _reflected(x, [math.ceil(side / multiple) * multiple for side in x.shape[-2:]])
+
+
+def pad_edge(x: Tensor, multiple: int) -> Tensor:
+    """As ``pad_reflect``, the edge repeated: for an image that a denoiser cleans once.
+
+    With FFDNet that leaves less error there than a reflection does.
+
+    Args:
+        x: (N, C, H, W).
+        multiple: both sides of the result are multiples of it, >= 1.
+    """
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode='replicate')
 
 
 def pad_to(x: Tensor, side: int) -> Tensor:

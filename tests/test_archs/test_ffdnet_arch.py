@@ -119,5 +119,5 @@ def test_published_weights_need_not_say_how_they_were_trained(opt, caplog):
 
 
 def test_odd_sides_are_refused():
-    with pytest.raises(ValueError, match='x_t is 5x8 .* even'):
+    with pytest.raises(ValueError, match='x_t is 5x8 .* multiples of 2'):
         FFDNet(num_feat=4, num_conv=2)(torch.zeros(1, 3, 5, 8), torch.zeros(1))
