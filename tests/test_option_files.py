@@ -22,7 +22,11 @@ FILES = sorted(FOLDER.rglob('*.yml'))
 CACHES = sorted(FOLDER.rglob('enhance_*.yml'))
 RECTIFIED = sorted(FOLDER.rglob('rectify_*.yml'))
 BENCHMARKS = sorted(FOLDER.rglob('benchmark_*.yml'))
-METHODS = [FOLDER / 'upscale.yml', FOLDER / 'small/null_space_x4.yml']  # nothing to train or test
+METHODS = [  # nothing to train or test
+    FOLDER / 'upscale.yml',
+    FOLDER / 'small/null_space_x4.yml',
+    FOLDER / 'small/null_space_ddnm_x4.yml',
+]
 EXPERIMENTS = [p for p in FILES if p not in [*METHODS, *CACHES, *RECTIFIED, *BENCHMARKS]]
 ANNOTATED = [
     FOLDER / f'{name}.yml'

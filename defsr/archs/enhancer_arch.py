@@ -19,6 +19,7 @@ from defsr.archs.enhancer_base import Enhancer
 from defsr.diffusion.options import SamplingOptions
 from defsr.diffusion.predictions import eps_from
 from defsr.diffusion.ranges import from_signed, sigma_to_signed, to_signed
+from defsr.diffusion.reference_null_space import Filling
 from defsr.diffusion.strategies import sample_any_size
 from defsr.diffusion.windows import CanvasNoise, content_key
 from defsr.ops.padding import pad_reflect
@@ -128,12 +129,18 @@ class DDNMEnhancer(Enhancer):
         return self.enhance(lq).clamp(0, 1)
 
     @torch.no_grad()
-    def enhance(self, lq: Tensor, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def enhance(
+        self,
+        lq: Tensor,
+        progress: Callable[[int, int], None] | None = None,
+        fill: Filling | None = None,
+    ) -> Tensor:
         """As ``forward`` without the clamp: for sigma_y = 0, ``operator.A`` of it is ``lq``.
 
         Args:
             lq: (N,3,h,w) RGB in [0, 1], any size.
             progress: called as ``progress(step, num_steps)`` after each denoiser call.
+            fill: what a reference says of each step's x0, in [0, 1].
 
         Returns:
             (N,3,scale*h,scale*w), about [0, 1].
@@ -143,7 +150,11 @@ class DDNMEnhancer(Enhancer):
         """
         check_image('lq', lq)
         height, width = lq.shape[-2:]
-        padded = pad_reflect(lq, self._stride // math.gcd(self._stride, self.scale))
+        multiple = self._stride // math.gcd(self._stride, self.scale)
+        padded = pad_reflect(lq, multiple)
+        if fill is not None:
+            fill = fill.map(lambda image: pad_reflect(image, multiple * self.scale))
+            fill = replace(fill, image=to_signed(fill.image))
         noise = CanvasNoise([content_key(self.sampling.seed, each) for each in lq])
         sigma_y = self.sampling.sigma
         x0_hat = sample_any_size(
@@ -153,6 +164,7 @@ class DDNMEnhancer(Enhancer):
             replace(self.sampling, sigma_y=sigma_to_signed(sigma_y)),
             noise,
             progress,
+            fill,
         )
         de = from_signed(x0_hat[..., : self.scale * height, : self.scale * width])
         # The crop cut into what A sees near the border: close the data consistency again.

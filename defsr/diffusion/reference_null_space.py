@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +48,40 @@ class NullSpaces:
         scale = image.shape[-1] // self.soft.shape[-1]
         return image + enlarged(share, scale) * (self.pinv + self.other - image)
 
+    def filling(self, share: Tensor) -> Filling:
+        """What ``mixed`` does, for each step of a diffusion; ``share`` as there."""
+        scale = self.pinv.shape[-1] // self.soft.shape[-1]
+        return Filling(self.pinv + self.other, enlarged(share, scale))
+
     def __getitem__(self, piece: tuple[Index, Index]) -> NullSpaces:
         """The same of a tile: its slices at the sizes of A W and of W."""
         small, large = piece
         evidence = self.evidence.map(lambda x: x[small])
         return NullSpaces(self.pinv[large], self.other[large], self.soft[small], evidence)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a reference says of each x0 that a diffusion predicts: DEF's Eq. 8-9 step by step.
+
+    ``(1 - M) x0 + M (A_pinv y + a (I - A_pinv A) W)``; the sampler projects it onto y. Where M is 0
+    it is x0 to the bit. On whatever scale both images are.
+
+    Attributes:
+        image: (N, 3, H, W), A_pinv y + a (I - A_pinv A) W.
+        share: (N, 1, H, W) in [0, 1], M.
+    """
+
+    image: Tensor
+    share: Tensor
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the same."""
+        return torch.lerp(x0, self.image, self.share)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Filling:
+        """The same change to both, as a crop."""
+        return Filling(change(self.image), change(self.share))
 
 
 def trust(evidence: Evidence) -> Tensor:

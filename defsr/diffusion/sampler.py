@@ -32,6 +32,7 @@ def ddnm_sample(
     noise: Iterable[Tensor] | None = None,
     generator: Generators | None = None,
     x0_start: Tensor | None = None,
+    fill: Callable[[Tensor], Tensor] | None = None,
     hold: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -53,6 +54,8 @@ def ddnm_sample(
             independent of its batch. Noise is drawn in float32 on the CPU whatever y's device.
             None: PyTorch's global one.
         x0_start: for ``start: lq``, (N,C,H,W) another image to start from than A_pinv y.
+        fill: changes each predicted x0 before it is rectified, to fill the null space from
+            elsewhere, and the image of ``start: lq``, in its null space; see ``Filling``.
         hold: changes each rectified x0, to hold a part of it fixed (DDNM's mask-shift).
         progress: called as ``progress(step, num_steps)`` after each call of the denoiser, with
             the repeats of the time travel in the count.
@@ -77,6 +80,8 @@ def ddnm_sample(
     if sampling.start == 'lq':
         if x0_start is not None:
             base = _check_shape('x0_start', x0_start, shape).to(y)
+        if fill is not None:
+            base = base + _in_null_space(fill(base) - base, operator)
         x_t = diffuse(base, x_t, float(alpha_bar_at(sampling.times[-1])))
     before = base if sampling.extrapolation else None
     del base
@@ -97,7 +102,7 @@ def ddnm_sample(
         del x0, x0_hat, eps  # the denoiser needs x_t and the memory
         eps = _predict_noise(denoiser, x_t, t)
         x0 = predict_x0(x_t, eps, alpha_bar)
-        x0_hat = rule.rectify(x0, alpha_bar_next)
+        x0_hat = rule.rectify(x0 if fill is None else fill(x0), alpha_bar_next)
         if before is not None:
             before, x0_hat = x0_hat, torch.lerp(before, x0_hat, 1 + sampling.extrapolation)
         x0_hat = hold(x0_hat) if hold else x0_hat
@@ -106,6 +111,11 @@ def ddnm_sample(
         if progress is not None:
             progress(step, num_calls)
     return x0_hat
+
+
+def _in_null_space(x: Tensor, operator: LinearOperator) -> Tensor:
+    """``(I - A_pinv A) x``."""
+    return x - operator.A_pinv(operator.A(x))
 
 
 def _predict_noise(denoiser: Denoiser, x_t: Tensor, t: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defsr.diffusion.operators import LinearOperator
 from defsr.diffusion.options import SamplingOptions
+from defsr.diffusion.reference_null_space import Filling
 from defsr.diffusion.sampler import Denoiser, ddnm_sample
 from defsr.diffusion.windows import CanvasNoise, Window, WindowedDenoiser, cover
 
@@ -23,6 +24,7 @@ def sample_any_size(
     sampling: SamplingOptions,
     noise: CanvasNoise,
     progress: Progress | None = None,
+    fill: Filling | None = None,
 ) -> Tensor:
     """``ddnm_sample`` on an image that may be larger than the denoiser's.
 
@@ -30,6 +32,7 @@ def sample_any_size(
         denoiser, y, operator, sampling: as ``ddnm_sample``'s.
         noise: all noise, drawn by place: each strategy sees the same.
         progress: ``progress(step, num_steps)`` after each step of each window.
+        fill: of the whole image, in [-1, 1].
 
     Returns:
         (N,C,H,W), not clamped. Every strategy ends with ``A`` of it equal to ``y`` on the whole
@@ -50,10 +53,11 @@ def sample_any_size(
             denoiser = WindowedDenoiser(
                 denoiser, windows, sampling.overlap, sampling.windows_per_batch
             )
-        return sample(denoiser, y, noise=noise.stream(whole), progress=progress)
+        return sample(denoiser, y, noise=noise.stream(whole), fill=fill, progress=progress)
     x0 = y.new_zeros(*y.shape[:2], height, width)
     hold = sampling.strategy == 'mask_shift'
-    _one_by_one(partial(sample, denoiser), x0, y, noise, windows, hold=hold, progress=progress)
+    one = partial(sample, denoiser)
+    _one_by_one(one, x0, y, noise, windows, hold=hold, fill=fill, progress=progress)
     return x0 if sampling.sigma else operator.project(x0, y)
 
 
@@ -65,6 +69,7 @@ def _one_by_one(
     windows: list[Window],
     *,
     hold: bool,
+    fill: Filling | None,
     progress: Progress | None,
 ) -> None:
     """Sample window after window into ``x0``."""
@@ -77,6 +82,7 @@ def _one_by_one(
             sample(
                 window.cut(y, scale),
                 noise=noise.stream(window),
+                fill=None if fill is None else fill.map(window.cut),
                 hold=keep,
                 progress=_part_of(progress, number, len(windows)),
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.enhancer_base import Enhancer
@@ -18,6 +19,7 @@ from defsr.methods.base import (
     check_references,
     say_nothing,
 )
+from defsr.methods.networks import check_enhancer
 from defsr.ops.tiles import Tile
 
 
@@ -39,6 +41,13 @@ class FromRectified(Method[Sequence[Reference]]):
         super().__init__(degradation, **rectifying)
         self.net_e = net_e
         self.frozen = {'network_e': net_e}
+
+    @classmethod
+    def check(cls, opt: Mapping[str, Any], degradation: Degradation) -> None:
+        """As ``Method.check``; a network that makes its results consistent itself must fit, too."""
+        super().check(opt, degradation)
+        if getattr(ARCH_REGISTRY.get(opt['network_g']['type']), 'consistent', False):
+            check_enhancer('network_g', opt, degradation)
 
     def prepare(self, net_g: nn.Module, refs: Sequence[Reference]) -> Sequence[Reference]:
         """The references themselves. ValueError for one that is not in the input's frame."""
