@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from defsr.benchmark.report import Section
+from defsr.benchmark.tables import Section
 from defsr.utils.cli import visible
 
 LONG = 40  # characters, from which on a cell is broken into lines

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from defsr.benchmark.html_parts import content_policy, json_in_html, shown, table_html
 from defsr.benchmark.maps import MapMaker, Maps
 from defsr.benchmark.report import Report
-from defsr.benchmark.runner import FAULTS, METRICS
+from defsr.benchmark.rows import FAULTS, METRICS
 from defsr.benchmark.saved_images import SavedImages, window_errors
 from defsr.data.ref_triplet_dataset import all_of
 from defsr.images.png import encode_png

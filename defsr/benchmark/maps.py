@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from defsr.benchmark.options import Benchmark
-from defsr.benchmark.runner import image_path, restorer_of
+from defsr.benchmark.rows import image_path
+from defsr.benchmark.runner import restorer_of
 from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import degradation_of
 from defsr.images.png import write_png

@@ -16,6 +16,7 @@ from defsr.config.blocks import (
 from defsr.config.files import load_options, merge_options
 from defsr.data.triplet_options import TripletOptions
 from defsr.methods.build import TILE, method_class
+from defsr.metrics.perceptual import PERCEPTUAL
 from defsr.rectify.rectifier import Rectifier
 from defsr.utils.checks import (
     check_block,
@@ -85,6 +86,7 @@ class Benchmark:
     bootstrap: Mapping[str, int] = field(default_factory=dict)
     published: Sequence[Mapping[str, Any]] = ()
     save_images: bool = False
+    metrics: Sequence[str] = ()
     examples: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,6 +109,9 @@ def read_benchmark(opt: Mapping[str, Any]) -> Benchmark:
     datasets = {name: _data_set(name, block, scale) for name, block in blocks['datasets'].items()}
     methods = {label: _candidate(label, block) for label, block in blocks['methods'].items()}
     _check_names('compare_to', given.get('compare_to', ()), methods, ' of methods', 0)
+    _check_names('metrics', given.get('metrics', ()), PERCEPTUAL, ' of metrics', 0)
+    if given.get('metrics') and not given.get('save_images'):
+        raise ValueError('metrics needs `save_images: true`: they are of saved images. Set it.')
     for key in ('scenes', 'timed'):
         _check_names(key, given.get(key, ()), datasets, ' of data sets', 0)
     for key in ('groups', 'tables'):

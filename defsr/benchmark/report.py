@@ -8,18 +8,21 @@ import io
 import json
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from defsr.benchmark.chart import draw_chart
+from defsr.benchmark.macs import NOT_COUNTED
 from defsr.benchmark.options import Benchmark
-from defsr.benchmark.runner import MEASURED, PERHAPS
+from defsr.benchmark.perceptual_scores import at_hand
+from defsr.benchmark.rows import MEASURED, METRICS, PERHAPS
+from defsr.benchmark.tables import Section, escaped
 from defsr.data.pair_list import scene_of
 from defsr.metrics.bootstrap import FEWEST, Difference, paired_bootstrap
+from defsr.metrics.perceptual import PERCEPTUAL
 from defsr.utils.cli import visible
 from defsr.utils.files import atomic_path
 
@@ -27,25 +30,12 @@ Rows = Sequence[Mapping[str, Any]]
 Failures = Mapping[tuple[str, str, str], str]
 
 
-class Section(NamedTuple):
-    """A table, as plain text: what stands above it, its columns, a line per method."""
-
-    text: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """Both, with a blank line between."""
-        table = markdown_table(self.head, self.rows)
-        return f'{escaped(self.text)}\n\n{table}' if self.text else table
-
-
 class Report:
     """Tables of the rows that a benchmark has measured.
 
     Args:
         benchmark: the option file.
-        rows: measured rows, see ``defsr.benchmark.runner.measure``.
+        rows: measured rows, see ``defsr.benchmark.rows.collect``.
         failures: (method, data set, image) -> reason, of this run.
         command: that made it, for the head.
     """
@@ -60,9 +50,11 @@ class Report:
             self.cells.setdefault((row['method'], row['dataset']), {})[row['image']] = row
 
     def mean(self, method: str, dataset: str, key: str) -> float | None:
-        """Mean over the images of a data set; None if none is measured."""
+        """Mean over the images of a data set; None unless each of those measured says it."""
         rows = self.cells.get((method, dataset), {}).values()
-        return sum(row[key] for row in rows) / len(rows) if rows else None
+        if not rows or not all(key in row for row in rows):
+            return None
+        return sum(row[key] for row in rows) / len(rows)
 
     def number(self, dataset: str) -> int:
         """Images of a data set that any method has restored."""
@@ -77,7 +69,10 @@ class Report:
         return next((row['parameters'] for row in self.rows if row['method'] == method), None)
 
     def per_megapixel(self, method: str, key: str = 'seconds') -> float | None:
-        """Seconds or bytes (``memory``) per megapixel of a method's results in ``timed``."""
+        """Seconds, bytes (``memory``) or ``macs`` per megapixel of a method's results in ``timed``.
+
+        Of the rows that say it: ``macs`` are counted on the first image of each set.
+        """
         timed = self.benchmark.timed or tuple(self.benchmark.datasets)
         rows = [
             r for r in self.rows if r['method'] == method and r['dataset'] in timed and key in r
@@ -120,15 +115,22 @@ class Report:
         )
         timed = ', '.join(self.benchmark.timed)
         timed = f', of {timed}' if timed else ''
-        return (
+        parts = [
             f'{datetime.date.today()}, {machine}. PSNR / SSIM on Y, crop_border 4, SR '
             'rounded to 8 bit. Parameters of what was trained for the row; seconds (on the wall) '
-            f'and peak memory per megapixel of the result{timed}.'
-        )
+            f'and peak memory per megapixel of the result{timed}.',
+            'GMAC: 10^9 multiplications, each with its addition, of convolutions, matrix products '
+            f'and attention in all networks and the matching, without {NOT_COUNTED}.',
+            *at_hand(self.benchmark)[1],
+        ]
+        if len(parts) > 2:
+            parts.append(f'The {PERCEPTUAL["trunk"].title} stands in.')
+        return ' '.join(parts)
 
     def sections(self) -> list[Section]:
         """Scores, differences and published numbers."""
         parts = [self._table(title, names) for title, names in self.tables().items()]
+        parts += [self._perceptual(key) for key in PERCEPTUAL if any(key in r for r in self.rows)]
         parts += map(self._differences, self.benchmark.compare_to)
         return parts + ([self._published()] if self.benchmark.published else [])
 
@@ -148,16 +150,28 @@ class Report:
         for label, method in self.benchmark.methods.items():
             cells = [self._score(label, dataset) for dataset in datasets]
             number = self.parameters(label)
-            seconds, memory = (self.per_megapixel(label, key) for key in ('seconds', 'memory'))
+            seconds, memory, macs = (
+                self.per_megapixel(label, key) for key in ('seconds', 'memory', 'macs')
+            )
             lines.append([
                 label, method.loss, *cells,
                 '-' if number is None else f'{number / 1e6:.2f} M' if number else '0',
                 '-' if seconds is None else f'{seconds:.2g}',
                 '-' if memory is None else f'{memory / 2**30:.2g}',
+                '-' if macs is None else f'{macs / 1e9:,.{0 if macs > 1e11 else 2}f}',
             ])  # fmt: skip
         names = [f'{name} ({self.number(name)})' for name in datasets]
-        head = ['method', 'loss', *names, 'parameters', 's/MP', 'GiB/MP']
+        head = ['method', 'loss', *names, 'parameters', 's/MP', 'GiB/MP', 'GMAC/MP']
         return Section(f'{title}:' if title else '', head, lines)
+
+    def _perceptual(self, key: str) -> Section:
+        """Means of a metric of ``PERCEPTUAL``."""
+        names = [name for name in self.benchmark.datasets if self.number(name)]
+        lines = []
+        for label in self.benchmark.methods:
+            cells = [self.mean(label, name, key) for name in names]
+            lines.append([label, *('-' if cell is None else f'{cell:.4f}' for cell in cells)])
+        return Section(f'{PERCEPTUAL[key].title}, lower is better:', ['method', *names], lines)
 
     def _score(self, method: str, dataset: str) -> str:
         psnr, ssim = (self.mean(method, dataset, key) for key in ('psnr', 'ssim'))
@@ -208,13 +222,22 @@ class Report:
         differs = ['what differs'] if any(row.get('differs') for row in rows) else []
         lines = [
             [row['label'], row.get('loss') or '-', *(
-                '{:.2f} / {:.3f}'.format(*row['scores'][n]) if n in row['scores'] else '-'
-                for n in names
+                self._published_score(row, name) for name in names
             ), *[row.get('differs') or '' for _ in differs]]
             for row in rows
         ]  # fmt: skip
         head = ['method', 'loss', *names, *differs]
-        return Section('As published, on whole data sets:', head, lines)
+        beside = any(self.mean(row['label'], n, 'psnr') is not None for row in rows for n in names)
+        here = '; in brackets what is measured here, on the images of the tables above' * beside
+        return Section(f'As published, on whole data sets{here}:', head, lines)
+
+    def _published_score(self, row: Mapping[str, Any], name: str) -> str:
+        if name not in row['scores']:
+            return '-'
+        text = '{:.2f} / {:.3f}'.format(*row['scores'][name])
+        if self.mean(row['label'], name, 'psnr') is None:
+            return text
+        return f'{text} ({self._score(row["label"], name)})'
 
     # -- forms ---------------------------------------------------------------------------------
 
@@ -243,12 +266,15 @@ class Report:
         for label, method in self.benchmark.methods.items():
             cells = {}
             for dataset in self.benchmark.datasets:
-                cells[dataset] = {key: self.mean(label, dataset, key) for key in ('psnr', 'ssim')}
+                cells[dataset] = {key: self.mean(label, dataset, key) for key in METRICS}
+                more = {key: self.mean(label, dataset, key) for key in PERCEPTUAL}
+                cells[dataset] |= {key: mean for key, mean in more.items() if mean is not None}
             means[label] = {
                 'loss': method.loss,
                 'parameters': self.parameters(label),
                 'seconds_per_megapixel': self.per_megapixel(label),
                 'bytes_per_megapixel': self.per_megapixel(label, 'memory'),
+                'macs_per_megapixel': self.per_megapixel(label, 'macs'),
                 'scores': cells,
                 'failed': self.reason(label) or None,
             }
@@ -263,16 +289,3 @@ class Report:
             with atomic_path(folder / name) as temporary:
                 Path(temporary).write_text(form(), encoding='utf-8')
         draw_chart(self, folder / 'results.png')
-
-
-def escaped(text: object) -> str:
-    """As Markdown, and the HTML that is made of it, show what a user has named something."""
-    shown = visible(str(text)).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
-    return re.sub(r'([\\|\[\]])', r'\\\1', shown)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
-    cells = [[escaped(cell) for cell in line] for line in (head, *rows)]
-    cells.insert(1, ['---', *['---:'] * (len(head) - 1)])
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in cells)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from defsr.benchmark.options import Benchmark
-from defsr.benchmark.runner import image_path
+from defsr.benchmark.rows import image_path
 
 FLOOR = 20.0  # mean square error added to all: what is right to 35 dB is not told apart
 

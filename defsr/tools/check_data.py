@@ -75,7 +75,7 @@ def blocks_of(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], i
 
 def table(found: list[Any]) -> str:
     """Markdown, a row for each set."""
-    from defsr.benchmark.report import markdown_table
+    from defsr.benchmark.tables import markdown_table
 
     def sizes(one: Any, root: str) -> str:
         if root not in one.sizes:

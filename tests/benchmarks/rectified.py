@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from defsr.archs.interface import Reference
-from defsr.benchmark.runner import Results
+from defsr.benchmark.rows import Results
 from defsr.config.files import load_options
 from defsr.data.image_source import ImageSource
 from defsr.data.pair_settings import PairSettings

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from defsr.archs.interface import Reference
-from defsr.benchmark.runner import Results
+from defsr.benchmark.rows import Results
 from defsr.diffusion.reference_null_space import (
     NullSpaces,
     best_of,

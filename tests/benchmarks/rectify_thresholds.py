@@ -19,7 +19,7 @@ from rectified import BASE, DEGRADATION, Case, Rectifier, cases, enhance, load, 
 from tqdm import tqdm
 
 from defsr.archs.interface import Reference
-from defsr.benchmark.runner import Results
+from defsr.benchmark.rows import Results
 from defsr.diffusion.reference_null_space import best_of, with_null_space
 from defsr.rectify.aliked_lightglue import ALIKEDLightGlue
 from defsr.rectify.confirmation import LEAST_COVERED

@@ -21,7 +21,8 @@ from repository import REPOSITORY
 
 from defsr.benchmark.options import read_benchmark
 from defsr.benchmark.report import Report
-from defsr.benchmark.runner import Runner, collect
+from defsr.benchmark.rows import collect
+from defsr.benchmark.runner import Runner
 from defsr.config.check import check_options
 from defsr.config.files import load_options, override_options
 from defsr.data.cache_record import RECORD, check_caches, make_record, write_record

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,8 +24,11 @@ from workspaces import pairs, run, run_well, save_options, shrink
 from defsr.benchmark.examples import Examples, best_windows
 from defsr.benchmark.options import loss_of, read_benchmark
 from defsr.benchmark.report import Report
-from defsr.benchmark.runner import Results, Runner, collect
+from defsr.benchmark.rows import Results, collect, image_path
+from defsr.benchmark.runner import Runner
 from defsr.config.files import load_options
+from defsr.metrics.perceptual import PERCEPTUAL, missing, place_of
+from defsr.utils.fingerprints import digest_of_file
 
 TOOL = ('-m', 'defsr.tools.benchmark', '-opt', 'b.yml')
 EDSR = {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 1}
@@ -339,15 +343,17 @@ def test_scenes_are_what_counts_and_is_resampled(bench):
 
 
 def test_costs_are_of_chosen_data_sets(bench):
-    """Seconds and memory per megapixel; rows of an older version say nothing of memory."""
+    """Seconds, memory, MACs per megapixel; rows of an older version say nothing of the latter."""
     rows = [
         {'method': 'EDSR', 'dataset': d, 'image': 'a', 'psnr': 30.0, 'ssim': 0.5, 'seconds': s,
          'megapixels': 2.0, 'parameters': 3_000_000, **more}
-        for d, s, more in (('whole', 1.0, {}), ('middle', 9.0, {'memory': 3 * 2**30}))
+        for d, s, more in (('whole', 1.0, {}), ('middle', 9.0, {'memory': 3 * 2**30, 'macs': 5e12}))
     ]  # fmt: skip
     timed = Report(read_benchmark(bench | {'timed': ['middle']}), rows, {})
     assert timed.per_megapixel('EDSR') == 4.5
-    assert '| 3.00 M | 4.5 | 1.5 |' in timed.markdown() and 'of middle.' in timed.markdown()
+    assert '| 3.00 M | 4.5 | 1.5 | 2,500 |' in timed.markdown() and 'of middle.' in timed.markdown()
+    rows[1]['macs'] = 2.469e9
+    assert '| 1.5 | 1.23 |' in timed.markdown()
     assert Report(read_benchmark(bench), rows[:1], {}).per_megapixel('EDSR', 'memory') is None
 
 
@@ -390,6 +396,15 @@ MISTAKES = [
     ),
     (lambda b: b.update(tile=4), 'tile is 4, but must be at least 16'),
     (lambda b: b.update(examples={'method': 'DEF'}), 'examples needs `save_images: true` and'),
+    (
+        lambda b: b.update(metrics=['lpip'], save_images=True),
+        "metrics is 'lpip'.*Did you mean `lpips`",
+    ),
+    (
+        lambda b: b.update(metrics='lpips', save_images=True),
+        "metrics is 'lpips', but must be a list",
+    ),
+    (lambda b: b.update(metrics=['trunk']), 'metrics needs `save_images: true`'),
     (lambda b: b.update(report={}), 'report needs `save_images: true`'),
     (lambda b: b.update(report={'numbr': 3}), 'Unknown option `report:numbr`. Did you mean'),
     (lambda b: b.update(report={'side': 16}), 'report:side is 16, but must be at least 32'),
@@ -425,6 +440,108 @@ def test_the_small_benchmark_is_understood():
         assert method.plain or (REPOSITORY / method.file).is_file()
 
 
+def test_the_papers_table_is_understood():
+    """Rows of the paper, by option files that are there, each beside what is published of it."""
+    small, full = (
+        load_options(REPOSITORY / f'options/benchmark_{name}.yml') for name in ('small', 'table1')
+    )
+    benchmark = read_benchmark(full)
+    for method in benchmark.methods.values():
+        assert method.plain or method.opt['scale'] == 4
+        assert method.plain or method.weights.startswith('weights/')
+    published = {row['label']: row['scores'] for row in full['published']}
+    assert {*published} == {*benchmark.methods} - {'bicubic'}
+    assert {name for scores in published.values() for name in scores} <= {*benchmark.datasets}
+    for row in small['published']:  # which were checked against the paper before
+        label = row['label'].replace('+DCN+DEF', 'DEF')
+        assert row['scores'].items() <= published[label].items()
+
+
+def test_published_numbers_stand_beside_those_of_the_same_names(bench):
+    bench['published'] = [
+        {'label': 'EDSR', 'scores': {'whole': [30, 0.9], 'X': [31, 0.8]}, 'differs': 'weights'},
+        {'label': 'other', 'scores': {'whole': [29, 0.7]}},
+    ]
+    row = {'method': 'EDSR', 'dataset': 'whole', 'image': 'a', 'psnr': 20.0, 'ssim': 0.5,
+           'seconds': 1.0, 'megapixels': 2.0, 'parameters': 3}  # fmt: skip
+    text = Report(read_benchmark(bench), [row], {}).markdown()
+    assert 'As published, on whole data sets; in brackets what is measured here' in text
+    assert '| EDSR | - | 30.00 / 0.900 (20.00 / 0.500) | 31.00 / 0.800 | weights |' in text
+    assert '| other | - | 29.00 / 0.700 | - |  |' in text
+    assert 'in brackets' not in Report(read_benchmark(bench), [], {}).markdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of weights, where a file called ``lpips`` becomes AlexNet's."""
+    lpips = pytest.importorskip('lpips')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    folder = tmp_path / 'hub/checkpoints'
+    folder.mkdir(parents=True)
+
+    def fill():
+        net = lpips.pn.alexnet(pretrained=False)
+        state = {f'features.{k.split(".", 1)[1]}': v for k, v in net.state_dict().items()}
+        torch.save(state, folder / 'lpips')
+        begins = digest_of_file(folder / 'lpips')[:8]
+        (folder / 'lpips').rename(folder / f'lpips-{begins}.pth')
+        source = replace(PERCEPTUAL['lpips'], file=f'lpips-{begins}.pth')
+        monkeypatch.setitem(PERCEPTUAL, 'lpips', source)
+
+    return fill
+
+
+def test_metrics_whose_weights_are_not_there(bench, workspace, cache):
+    """Lines that say so, the trunk distance in their place, and exit status 0."""
+    bench |= {'save_images': True, 'metrics': ['lpips', 'dists'], 'compare_to': None}
+    bench['methods'] = {'bicubic': {'method': 'bicubic'}, 'pinv': {'method': 'pinv'}}
+    write(bench)
+    run_well(workspace, *TOOL)
+    text = (workspace / 'results/b/results.md').read_text()
+    for name in ('lpips', 'dists'):
+        assert missing(name) in text and place_of(name).name in missing(name)
+    title = 'trunk distance (VGG16, not LPIPS)'
+    assert f'{title} stands in.' in text and f'{title}, lower is better:' in text
+    assert 'LPIPS (AlexNet, 0.1), lower' not in text and 'DISTS, lower' not in text
+    assert {key for row in rows() for key in row} & {*PERCEPTUAL} == {'trunk'}
+    with open(workspace / 'results/b/results.csv', newline='') as file:
+        assert all(float(row['trunk']) > 0 and not row['lpips'] for row in csv.DictReader(file))
+
+
+def test_metrics_of_weights_that_came_later(bench, cache):
+    """Rows get them from the saved images; nothing is restored again."""
+    bench |= {'save_images': True, 'metrics': ['lpips']}
+    measure_all(bench, methods=['bicubic', 'EDSR'])
+    before = {row['key']: row for row in rows()}
+    cache()
+    monochrome = image_path(results_file().parent, next(iter(before.values())))
+    image = cv2.imread(str(monochrome))
+    cv2.imwrite(str(monochrome), np.full_like(image, 128))
+    runner = measure_all(bench, methods=['bicubic', 'EDSR'])
+    assert not runner.failures
+    after = {row['key']: row for row in rows()}
+    for key, row in before.items():
+        assert {k: v for k, v in after[key].items() if k != 'lpips'} == row
+        assert after[key]['lpips'] > 0
+    content = json.loads(Report(read_benchmark(bench), [*after.values()], {}).as_json())
+    cell = content['methods']['bicubic']['scores']['whole']
+    ours = [r for r in after.values() if (r['method'], r['dataset']) == ('bicubic', 'whole')]
+    assert cell['lpips'] == pytest.approx(sum(r['lpips'] for r in ours) / len(ours))
+    lines_before = lines()
+    measure_all(bench, methods=['bicubic', 'EDSR'])
+    assert lines() == lines_before
+
+
+def test_a_saved_image_that_is_damaged(bench):
+    bench |= {'save_images': True, 'metrics': ['trunk']}
+    measure_all(bench | {'metrics': []}, methods=['bicubic'], datasets=['whole'])
+    image_path(results_file().parent, rows()[0]).write_bytes(b'no image')
+    runner = measure_all(bench, methods=['bicubic'], datasets=['whole'])
+    ((_, _, reason),) = [(*where[:2], text) for where, text in runner.failures.items()]
+    assert reason.endswith('cannot be read. Remove it, and it is made anew.')
+    assert sum('trunk' in row for row in rows()) == len(rows()) - 1
+
+
 LABEL = 'a|b <img onerror=x> [c](d) $x$ $'
 
 
@@ -440,7 +557,7 @@ def test_what_a_user_has_named_is_shown_as_it_is(bench, workspace):
     assert r'| a\|b &lt;img onerror=x&gt; \[c\](d) $x$ $ | - |' in text
     assert not {'<img', '<b>', '<i>', '<u>', '<s>'} & set(text.replace('>', '> ').split())
     rows = [line for line in text.splitlines() if line.startswith('|')]
-    assert {len(re.split(r'(?<!\\)\|', line)) for line in rows} == {8, 5}
+    assert {len(re.split(r'(?<!\\)\|', line)) for line in rows} == {9, 5}
     report.write(Path('results/b'))
 
 

@@ -20,7 +20,8 @@ from defsr.benchmark.html_report import HtmlReport
 from defsr.benchmark.maps import MapMaker, Maps
 from defsr.benchmark.options import read_benchmark
 from defsr.benchmark.report import Report
-from defsr.benchmark.runner import Runner, collect
+from defsr.benchmark.rows import collect
+from defsr.benchmark.runner import Runner
 
 HOSTILE = '</script><img src=x onerror="document.title=\'taken\'">'
 

@@ -21,8 +21,10 @@ from defsr.benchmark.html_parts import json_in_html, table_html
 from defsr.benchmark.html_report import HtmlReport, encoded, reduced, telling_window
 from defsr.benchmark.maps import Maps
 from defsr.benchmark.options import read_benchmark
-from defsr.benchmark.report import Report, Section
-from defsr.benchmark.runner import Runner, collect
+from defsr.benchmark.report import Report
+from defsr.benchmark.rows import collect
+from defsr.benchmark.runner import Runner
+from defsr.benchmark.tables import Section
 from defsr.images.levels import to_levels
 
 HOSTILE = '</script><!--<script>"\'&<img src=x onerror=alert(1)>'

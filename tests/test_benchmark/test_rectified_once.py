@@ -10,7 +10,8 @@ from workspaces import SMALL, write_pairs
 from defsr.archs.interface import Reference
 from defsr.benchmark.options import read_benchmark
 from defsr.benchmark.rectified_once import RectifierOnce, Views
-from defsr.benchmark.runner import Results, Runner
+from defsr.benchmark.rows import Results
+from defsr.benchmark.runner import Runner
 from defsr.diffusion.degradation import Degradation
 from defsr.ops.resize import upsample_bicubic
 from defsr.rectify.rectifier import Rectifier
@@ -94,7 +95,7 @@ def test_the_runner_shares_except_where_it_times(tmp_path, stereo, monkeypatch):
     runner = Runner(read_benchmark(content), tmp_path / 'results')
     runner.run()
     assert not runner.failures
-    assert len(calls) == 3, 'once for both, and once for each where it is timed'
+    assert len(calls) == 5, 'once for both; where it is timed once for each, and to be counted'
     found = {
         (r['method'], r['dataset']): r['psnr'] for r in Results(runner.results.path).read().values()
     }
