@@ -14,6 +14,7 @@ LINT = ['ruff', 'mypy>=2', 'types-PyYAML', 'types-tqdm']
 DOCS = ['pdoc']
 WEB = ['gradio>=6']
 LPIPS = ['lpips', 'DISTS-pytorch']
+FORMATS = ['pillow-heif', 'pillow-jxl-plugin']
 ONNX = ['onnx', 'onnxscript', 'onnxruntime']
 # Beside the package in a checkout, in a wheel in defsr/shipped: see defsr/utils/paths.py.
 SHIPPED = (
@@ -78,7 +79,7 @@ setup(
         f'numba>=0.60; {HAS_NUMBA_WHEELS}',
     ],
     extras_require={
-        'dev': ['build', *TEST, *LINT, *DOCS, 'h5py', *DIFFUSERS, *MATCH, *ONNX, *WEB, *LPIPS],
+        'dev': ['build', *TEST, *LINT, *DOCS, 'h5py', *DIFFUSERS, *MATCH, *ONNX, *WEB, *FORMATS, *LPIPS],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'match': MATCH,  # the learned matcher of docs/rectify.md, and its weights
         'docs': DOCS,  # make docs: the reference in HTML, made of the docstrings alone
@@ -86,6 +87,7 @@ setup(
         'safetensors': ['safetensors'],  # weights in such files
         'lpips': LPIPS,  # metrics of a benchmark; what they learned, not the trunks under them
         'onnx': ONNX,  # defsr-export-onnx: PyTorch's exporter wants two, the check the third
+        'formats': FORMATS,  # photographs in HEIC and JPEG XL; AVIF comes with Pillow
         'web': WEB,  # the page of defsr-web; gradio keeps pillow below 13
     },
     entry_points={

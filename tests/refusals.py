@@ -671,7 +671,7 @@ def pairs(content: bytes) -> Callable[[Workspace], object]:
 
 IMAGES = [
     Case('text under the name of an image', write('gt/1.png', b'hello'),
-         'gt/1.png cannot be read as an image (PNG, JPEG, BMP, TIFF, WEBP).', read),
+         'gt/1.png cannot be read as an image (BMP, JPEG, PNG, TIFF, WEBP).', read),
     Case('empty image', write('ref/1.png', b''), 'ref/1.png cannot be read as an image', read),
     Case('cut PNG', tear('gt/1.png', 0.7), 'gt/1.png is cut off: the file ends before', read),
     Case('cut JPEG', write('gt/1.png', encode('JPEG')[:-300]), 'gt/1.png is cut off: ', read),
@@ -685,7 +685,7 @@ IMAGES = [
          'gt/1.png has 900.0 megapixels (30000x30000, HxW), more than '
          'datasets:cufed_train:max_megapixels=128. Reduce the image or raise the limit.', read),
     Case('TIFF with two widths', write('gt/1.png', two_widths()),
-         'gt/1.png cannot be read as an image (PNG, JPEG, BMP, TIFF, WEBP).', read),
+         'gt/1.png cannot be read as an image (BMP, JPEG, PNG, TIFF, WEBP).', read),
     Case('run-length BMP of nothing', write('gt/1.png', encode('BMP')[:18] + b'\xff\xff\0\0' * 2
                                             + encode('BMP')[26:]),
          'gt/1.png is cut off: the file ends before the image does.', read),
@@ -727,6 +727,9 @@ IMAGES = [
     Case('cut photo to sharpen', tear('gt/0.png', 0.7), 'gt/0.png is damaged: …', sharpen),
     Case('photo to sharpen that ends in zeros',
          write('gt/0.png', encode('JPEG')[:900] + bytes(9000)), 'gt/0.png is cut off: ', sharpen),
+    Case('output in HEIC', lambda w: w.arguments.extend(['-o', 'x.heic']),
+         "Output x.heic has extension '.heic', but must be one of .png, .jpg, .jpeg, .tif, .tiff, "
+         '.webp.', sharpen),
     Case('output of unknown kind', lambda w: w.arguments.extend(['-o', 'x.gif']),
          "Output x.gif has extension '.gif', but must be one of .png, …", sharpen),
 ]  # fmt: skip

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from defsr.data.lmdb_reader import check_lmdb, read_lmdb, read_meta
 from defsr.data.roots import Backend
+from defsr.images.formats import DATA_SUFFIXES
 from defsr.images.header import MAX_MEGAPIXELS, check_megapixels, image_size
 from defsr.images.levels import from_levels
 from defsr.utils.checks import check_text
 from defsr.utils.paths import expanded
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
-
 
 def image_key(name: str) -> str:
     """A name without its image extension: the LMDB key. Other dots stay (``a.b.png``: ``a.b``)."""
     path = PurePosixPath(name)
-    return str(path.with_suffix('')) if path.suffix.lower() in IMAGE_SUFFIXES else name
+    return str(path.with_suffix('')) if path.suffix.lower() in DATA_SUFFIXES else name
 
 
 def decode_array(
@@ -135,10 +134,10 @@ class ImageSource:
         if self.backend == 'lmdb':
             names = sorted(self._keys.values())
         else:
-            names = sorted(n for n in self._listing('') if n.lower().endswith(IMAGE_SUFFIXES))
+            names = sorted(n for n in self._listing('') if n.lower().endswith(DATA_SUFFIXES))
         if not names:
             raise ValueError(
-                f'{self.option} is {self.root}, which has no images ({" ".join(IMAGE_SUFFIXES)}).'
+                f'{self.option} is {self.root}, which has no images ({" ".join(DATA_SUFFIXES)}).'
             )
         seen: dict[str, str] = {}
         for name in names:
@@ -208,6 +207,6 @@ class ImageSource:
         if folder not in self._names_by_key:
             names = self._names_by_key[folder] = {}
             for name in sorted(self._listing(folder)):
-                if name.lower().endswith(IMAGE_SUFFIXES):
+                if name.lower().endswith(DATA_SUFFIXES):
                     names.setdefault(image_key(name), []).append(name)
         return self._names_by_key[folder]

@@ -14,8 +14,9 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.Image import DecompressionBombError
 from PIL.WebPImagePlugin import WebPImageFile
 
+from defsr.images.formats import DATA_FORMATS
+
 MAX_MEGAPIXELS = 128.0
-KNOWN = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
 _JPEG_SIZE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # "start of frame" markers
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 256, 257, 274  # tags
 _TIFF_TILE = (322, 323)
@@ -58,7 +59,7 @@ def image_size(content: bytes, path: str) -> tuple[int, int]:
         raise ValueError(f'{path} is too large to be read safely: {error}') from None
     except (OSError, SyntaxError, LookupError, TypeError, ValueError):
         raise ValueError(
-            f'{path} cannot be read as an image ({", ".join(KNOWN)}). '
+            f'{path} cannot be read as an image ({", ".join(DATA_FORMATS)}). '
             'Replace the file or leave it out.'
         ) from None
 

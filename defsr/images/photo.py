@@ -17,12 +17,14 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from defsr.images.extra_formats import DEEP, ExtraFormat, extra_format
+from defsr.images.formats import PHOTO_FORMATS
 from defsr.images.header import check_megapixels, image_size
 from defsr.images.levels import from_levels
 from defsr.images.metadata import Metadata, orientation_of, without_metadata
 from defsr.utils.paths import expanded
 
-READABLE = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
+_PILLOWS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # and ours, whatever is installed
 MAX_MEGAPIXELS = 64.0
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _LUMA = (0.299, 0.587, 0.114)
@@ -60,17 +62,18 @@ def read_photo(path: str | os.PathLike[str], max_megapixels: float = MAX_MEGAPIX
     """Read a photograph; its EXIF orientation is applied, an animation's first frame is taken.
 
     Args:
-        path: BMP, GIF, JPEG, PNG, TIFF or WebP; 8 or 16 bit per channel, colour or grey, with or
-            without alpha.
+        path: BMP, GIF, JPEG, PNG, TIFF, WebP, AVIF, HEIC or JPEG XL, whatever its name ends in; 8
+            to 16 bit per channel, colour or grey, with or without alpha. More than 8 become 16.
         max_megapixels: larger files are refused by their header, before decoding.
 
     Returns:
         The photo. Metadata that are damaged, or that Pillow refuses to read, are left out, and
-        ``metadata.damaged`` says so.
+        ``metadata.damaged`` says so, as it does of what a decoder does not give.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for what is no such image, is damaged, too large or of another depth.
+        ValueError: for what is no such image, is damaged, too large or of another depth, and
+            without the package that reads it.
     """
     path = expanded(path)
     if not os.path.isfile(path):
@@ -134,17 +137,20 @@ def _explained(name: str | Path) -> Iterator[None]:
             raise ValueError(f'{name} is too large to be read safely: {error}') from None
         except Image.UnidentifiedImageError:
             raise ValueError(
-                f'{name} is no image that can be read. Known: {", ".join(READABLE)}.'
+                f'{name} is no image that can be read. Known: {", ".join(PHOTO_FORMATS)}.'
             ) from None
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in any way
-            raise ValueError(f'{name} is damaged: {error}') from None
+            raise ValueError(f'{name} is damaged: {" ".join(str(error).split())}') from None
 
 
 def _read(path: Path, data: bytes, max_megapixels: float) -> Photo:
+    extra = extra_format(data)
+    if extra is not None:
+        return _read_extra(path, data, extra, max_megapixels)
     with _explained(path):
-        picture = Image.open(io.BytesIO(data), formats=READABLE)
+        picture = Image.open(io.BytesIO(data), formats=_PILLOWS)
     with picture:
         check_megapixels(path, picture.size[::-1], max_megapixels)
         if picture.format in ('JPEG', 'TIFF'):
@@ -161,6 +167,28 @@ def _read(path: Path, data: bytes, max_megapixels: float) -> Photo:
                 # OpenCV turns a TIFF upright, and so does Pillow: its orientation is 1 by now.
                 return _photo(path, picture, levels, bits, _is_grey(data, picture, bits))
     raise ValueError(f'{path} is a kind of 16-bit image that cannot be read: save it as PNG.')
+
+
+def _read_extra(path: Path, data: bytes, extra: ExtraFormat, max_megapixels: float) -> Photo:
+    missing = extra.missing()
+    if missing:
+        raise ValueError(f'{path} is a photo in {extra.name}, which needs {missing}')
+    with _explained(path):
+        size = extra.size(data)
+    check_megapixels(path, size, max_megapixels)
+    with _explained(path):
+        picture = extra.open(data)
+        bits = extra.bits(data, picture)
+    if bits > 16:
+        raise ValueError(f'{path} has {bits} bit per channel, but must have 8 to 16.')
+    with picture, _explained(path):
+        picture.load()
+        deep = extra.deep(data, picture) if bits > 8 else None
+        lost = extra.lost(data, picture) + [DEEP] * (bits > 8 and deep is None)
+        levels = _levels_8(picture) if deep is None else deep
+        photo = _photo(path, picture, levels, 8 if deep is None else 16)
+    told = (*photo.metadata.damaged, *lost)
+    return replace(photo, metadata=replace(photo.metadata, damaged=told))
 
 
 def _photo(

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from defsr.images.formats import PHOTO_SUFFIXES
 from defsr.images.photo_writer import WRITABLE
-
-SUFFIXES = ('.bmp', '.gif', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ def photos_below(folder: Path, without: Path | None = None) -> list[Path]:
     left_out = None if without is None else without.resolve()
 
     def wanted(path: Path) -> bool:
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in PHOTO_SUFFIXES or not path.is_file():
             return False
         if any(part.startswith('.') for part in path.relative_to(folder).parts):
             return False

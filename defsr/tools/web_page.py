@@ -13,7 +13,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from defsr.images.photo import READABLE, read_photo
+from defsr.images.formats import PHOTO_FORMATS
+from defsr.images.photo import read_photo
 from defsr.tools.web_job import Remaining, Settings, Shown, enlarge, shown
 from defsr.upscaling import Upscaler
 from defsr.utils.cli import MISTAKES, message_of, visible
@@ -90,7 +91,7 @@ class Page:
 
     def _place_inputs(self) -> None:
         usual = Settings()
-        endings = ', '.join(READABLE)
+        endings = ', '.join(PHOTO_FORMATS)
         self.photo = gr.File(label=f'Photo ({endings})', elem_id='photo', height=110)
         self.references = gr.File(
             label='References with more detail',
