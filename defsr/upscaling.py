@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from defsr.archs.in_bfloat16 import Precision
 from defsr.archs.interface import Restoration
+from defsr.archs.network_call import Precision
 from defsr.config.blocks import check_networks, check_path, required
 from defsr.config.files import load_options
 from defsr.diffusion.degradation import Degradation

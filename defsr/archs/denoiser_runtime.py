@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from defsr.archs.lazy_compile import LazyCompile
 from defsr.utils.checks import check_choice
 
 Precision = Literal['fp32', 'fp16', 'bf16']
 PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-COMPILERS = ('torch._dynamo', 'torch._inductor')  # whose errors are about compiling
 
 
 class DenoiserRuntime:
     """Calls a denoiser ``(x_t, t) -> answer`` in another precision, layout or compiled.
 
-    No module, and not in the tree of one: what it compiles stays here, so that the keys of the
-    denoiser's state dict are those of the plain network.
+    No module, and not in the tree of one, as ``LazyCompile``.
 
     Args:
         precision: ``fp32``; ``fp16`` (GPU only) or ``bf16``: matrix products and convolutions
             run in it, under autocast, norms and sums stay in float32.
         channels_last: channels innermost in memory, for weights and x_t. Same results up to
             rounding.
-        use_compile: compile the denoiser at its first call, which takes minutes for a large one.
-            A second size of image compiles once more, for any size.
+        use_compile: compile the denoiser at its first call, see ``LazyCompile``.
         where: the options' block, for messages.
 
     Raises:
@@ -47,11 +44,7 @@ class DenoiserRuntime:
         switches = (True, False)
         self.channels_last = check_choice(f'{where}:channels_last', channels_last, switches)
         self.use_compile = check_choice(f'{where}:compile', use_compile, switches)
-        self._compiled: tuple[nn.Module, Callable[..., Tensor]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are made without the compiled network; they compile their own."""
-        return vars(self) | {'_compiled': None}
+        self.compile = LazyCompile(f'{where}:compile')
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -82,7 +75,7 @@ class DenoiserRuntime:
         context = self._autocast(x_t.device.type)
         x_t = x_t.contiguous(memory_format=self.memory_format)
         with context:
-            answer = self._ask(denoiser, x_t, t)
+            answer = self.compile(denoiser, x_t, t) if self.use_compile else denoiser(x_t, t)
         return answer.to(x_t.dtype).contiguous()
 
     def _autocast(self, device_type: str) -> AbstractContextManager:
@@ -93,19 +86,3 @@ class DenoiserRuntime:
                 'is slower than fp32. Set fp32, or bf16 on a CPU that has it in hardware.'
             )
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
-
-    def _ask(self, denoiser: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
-        if not self.use_compile:
-            return denoiser(x_t, t)
-        if self._compiled is None or self._compiled[0] is not denoiser:
-            self._compiled = denoiser, torch.compile(denoiser)
-        try:
-            return self._compiled[1](x_t, t)
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(COMPILERS):
-                raise
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(
-                f'{self.where}:compile is true, but the denoiser cannot be compiled here '
-                f'({reason[:120]}). Set compile: false, or install a C++ compiler.'
-            ) from error

@@ -11,8 +11,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from defsr.archs.blocks import build_network, completed
-from defsr.archs.in_bfloat16 import PRECISIONS, InBfloat16, Precision
 from defsr.archs.interface import Reference, Restoration, has_weights, reads_of
+from defsr.archs.network_call import PRECISIONS, NetworkCall, Precision
 from defsr.diffusion.degradation import Degradation
 from defsr.methods.base import Method, StageProgress
 from defsr.methods.corresponding import Corresponding
@@ -186,7 +186,7 @@ class Restorer:
         """
         called: Any = self.net_g
         if self.precision == 'bf16':
-            called = InBfloat16(self.net_g, self.net_g)
+            called = NetworkCall(self.net_g, self.net_g, torch.bfloat16)
         with torch.no_grad():
             found = self.method.super_resolve(
                 called,

@@ -12,13 +12,15 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from defsr.archs.denoiser_runtime import DenoiserRuntime
+from defsr.archs.lazy_compile import compile_errors
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, required
 from defsr.diffusion.predictions import PREDICTIONS, min_snr_weight, target_of, x0_from
 from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.schedule import ADM_SCHEDULE, build_schedule
 from defsr.diffusion.steps import diffuse
 from defsr.models.means import record_means
-from defsr.models.mixed_precision import train_precision
+from defsr.models.mixed_precision import loss_scale, train_compile, train_precision
+from defsr.running.loss_scale import step_on
 from defsr.running.shards import Board, ShardLoader, gather_rows
 from defsr.utils.checks import check_above, check_between, check_choice, check_keys, check_list
 from defsr.utils.seeding import derive_seed
@@ -26,7 +28,7 @@ from defsr.utils.seeding import derive_seed
 TRAIN_KEYS = (
     'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass', 'ema_decay',
     'pixel_opt', 'prediction', 'schedule', 'min_alpha_bar', 'min_snr_gamma', 'levels',
-    'precision', 'channels_last',
+    'precision', 'channels_last', 'compile',
 )  # fmt: skip
 LEVELS = ('timesteps', 'log_snr')
 VAL_KEYS = ('val_freq', 'save_img', 'suffix', 'pbar', 'sigmas', 'metrics')
@@ -44,9 +46,9 @@ class DiffusionModel(SRModel):
     the scale of 255 at which the PSNR of the denoised image is measured, as ``psnr_<sigma>``.
 
     ``train:channels_last`` (default: false) changes the layout in memory alone. With
-    ``train:precision: bf16`` (default: ``fp32``) the network runs under autocast; weights, loss
-    and optimizer stay float32. fp16 is not offered: it needs a loss scaler, one more state in
-    every checkpoint, and bf16 has the range of float32.
+    ``train:precision: bf16`` or, on a GPU, ``fp16`` (default: ``fp32``) the network runs under
+    autocast; weights, loss and optimizer stay float32. ``train:compile`` trains it by
+    ``torch.compile``; a validation is as without.
     """
 
     def __init__(self, opt: dict) -> None:
@@ -84,7 +86,8 @@ class DiffusionModel(SRModel):
             'num_levels': num_levels,
             'gamma': gamma,
             'sigmas': sigmas,
-            'runtime': _runtime(train),
+            'runtime': _runtime(opt, train_compile(opt)),
+            'plain_runtime': _runtime(opt, False),
         }
 
     @classmethod
@@ -100,6 +103,7 @@ class DiffusionModel(SRModel):
     def init_training_settings(self) -> None:
         """BasicSR's; the moving average in the memory format of what it averages."""
         super().init_training_settings()
+        self.loss_scale = loss_scale(self.opt, self.device)
         if self.ema_decay > 0:
             self.runtime.arrange(self.net_g_ema)
 
@@ -121,9 +125,8 @@ class DiffusionModel(SRModel):
         if self.gamma is not None:
             weight = min_snr_weight(self.prediction, alpha_bar, self.gamma).expand_as(target)
         loss = self.cri_pix(answer, target, weight)
-        self.optimizer_g.zero_grad()
-        loss.backward()
-        self.optimizer_g.step()
+        with compile_errors('train:compile'):
+            step_on(loss, self.optimizer_g, self.loss_scale)
         self.log_dict = self.reduce_loss_dict(OrderedDict(l_pix=loss))
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
@@ -145,7 +148,7 @@ class DiffusionModel(SRModel):
         x_t = diffuse(to_signed(gt), noise, alpha_bar)
         net_g = self.net_g_ema if hasattr(self, 'net_g_ema') else self.net_g
         net_g.eval()
-        answer = self.runtime(net_g, x_t, t.to(gt).expand(len(gt)))[:, :3]
+        answer = self.plain_runtime(net_g, x_t, t.to(gt).expand(len(gt)))[:, :3]
         if net_g is self.net_g and self.is_train:
             net_g.train()
         return from_signed(x0_from(self.prediction, answer, x_t, alpha_bar)).clamp(0, 1)
@@ -170,7 +173,7 @@ class DiffusionModel(SRModel):
         record_means(self, rows, name, current_iter, tb_logger)
 
 
-def _runtime(train_opt: dict) -> DenoiserRuntime:
-    """How the network is called, from ``train:precision`` and ``train:channels_last``."""
-    precision = train_precision(train_opt)
-    return DenoiserRuntime(precision, train_opt.get('channels_last', False), where='train')
+def _runtime(opt: Mapping[str, Any], use_compile: bool) -> DenoiserRuntime:
+    """How the network is called, by ``train:{precision, channels_last}``."""
+    channels_last = (opt.get('train') or {}).get('channels_last', False)
+    return DenoiserRuntime(train_precision(opt), channels_last, use_compile, where='train')

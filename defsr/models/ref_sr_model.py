@@ -18,8 +18,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from defsr.archs.in_bfloat16 import InBfloat16
+from defsr.archs.denoiser_runtime import PRECISIONS
 from defsr.archs.interface import Reference, Restoration
+from defsr.archs.lazy_compile import compile_errors
+from defsr.archs.network_call import NetworkCall
 from defsr.config.blocks import FILLED_KEYS, RUN_KEYS, check_adversarial, required
 from defsr.data.ref_triplet_dataset import all_of
 from defsr.data.triplet_options import one_degradation
@@ -29,15 +31,16 @@ from defsr.methods.build import build_method, method_class
 from defsr.methods.matched import caches_read
 from defsr.methods.networks import arrange, arrange_image, count_parameters
 from defsr.methods.single_image import SingleImage
-from defsr.models.mixed_precision import train_precision
+from defsr.models.mixed_precision import lazy_compile, loss_scale, train_compile, train_precision
 from defsr.models.parameter_groups import check_rates, freeze, parameter_groups
 from defsr.models.validation import ImageValidation
+from defsr.running.loss_scale import step_on
 from defsr.utils.checks import check_at_least, check_choice, check_keys, check_list, check_text
 
 TRAIN_KEYS = (
     'optim_g', 'optim_d', 'scheduler', 'total_iter', 'warmup_iter', 'num_iter_per_pass',
     'rec_only_epochs', 'allow_online', 'ema_decay', 'net_d_iters', 'net_d_init_iters',
-    'gradient_penalty_weight', 'gan_opt', 'gan_relativistic', 'freeze', 'precision',
+    'gradient_penalty_weight', 'gan_opt', 'gan_relativistic', 'freeze', 'precision', 'compile',
 )  # fmt: skip
 SWITCHES = ('check_cache', 'check_trained')  # true or false, of the file's top level
 LOG_NAMES = {'pixel': 'pix', 'perceptual': 'percep'}  # as BasicSR logs them
@@ -56,7 +59,8 @@ class RefSRModel(ImageValidation, SRModel):
 
     Options of its own: those of the method (``match_*``), ``check_cache``,
     ``train:{rec_only_epochs, allow_online, gradient_penalty_weight, gan_relativistic}``,
-    ``train:precision`` (``fp32``, or ``bf16``: network_g under autocast, all else float32),
+    ``train:precision`` (``fp32``, or ``bf16`` or, on a GPU, ``fp16``: network_g under autocast,
+    all else float32), ``train:compile`` (network_g by ``torch.compile``; not the critic),
     ``train:optim_g:groups`` (start of a parameter's name -> its learning rate) and
     ``val:{save_maps, save_comparison, compare_bicubic, tb_images, tile}``; see
     ``options/train_DEF_x4.yml`` for each.
@@ -101,7 +105,8 @@ class RefSRModel(ImageValidation, SRModel):
         check_keys('train', train, (*TRAIN_KEYS, *losses))
         for key in ('allow_online', 'gan_relativistic'):
             check_choice(f'train:{key}', train.get(key, False), (True, False))
-        train_precision(train)
+        train_precision(opt)
+        train_compile(opt)
         for key in ('rec_only_epochs', 'gradient_penalty_weight'):
             check_at_least(f'train:{key}', train.get(key, 0), 0)
         for prefix in check_list('train:freeze', train.get('freeze') or [], ' of names', 0):
@@ -140,8 +145,11 @@ class RefSRModel(ImageValidation, SRModel):
             self._init_critic(path.get('pretrain_network_d'))
         self.losses = self._build_losses()
         self.called: Any = self.net_g
-        if train_precision(train_opt) == 'bf16':
-            self.called = InBfloat16(self.net_g, self.get_bare_model(self.net_g))
+        dtype, compiled = PRECISIONS[train_precision(self.opt)], lazy_compile(self.opt)
+        self.loss_scale = loss_scale(self.opt, self.device)
+        if dtype is not None or compiled is not None:
+            bare = self.get_bare_model(self.net_g)
+            self.called = NetworkCall(self.net_g, bare, dtype, compiled)
         epochs = train_opt.get('rec_only_epochs', 0)
         if epochs and 'num_iter_per_pass' not in train_opt:
             raise ValueError(
@@ -261,9 +269,8 @@ class RefSRModel(ImageValidation, SRModel):
             self.net_d.requires_grad_(False)
             real = self.gt if self.relativistic else None
             losses['l_g_gan'] = generator_loss(self.cri_gan, self.net_d, out.sr, real)
-        self.optimizer_g.zero_grad()
-        reduce(torch.add, losses.values()).backward()
-        self.optimizer_g.step()
+        with compile_errors('train:compile'):
+            step_on(reduce(torch.add, losses.values()), self.optimizer_g, self.loss_scale)
 
     def _values(self, name: str, loss: nn.Module, out: Restoration) -> dict[str, Tensor]:
         """What a loss says, by its names in the log."""
@@ -289,9 +296,7 @@ class RefSRModel(ImageValidation, SRModel):
         if self.gradient_penalty_weight:
             losses['l_d_gp'] = gradient_penalty(self.net_d, self.gt, fake)
             total = total + self.gradient_penalty_weight * losses['l_d_gp']
-        self.optimizer_d.zero_grad()
-        total.backward()
-        self.optimizer_d.step()
+        step_on(total, self.optimizer_d)
         losses['out_d_real'], losses['out_d_fake'] = real_pred.mean(), fake_pred.mean()
 
     def save(self, epoch: int, current_iter: int) -> None:

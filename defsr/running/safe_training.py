@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -19,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from defsr.running.checkpoints import Checkpoints, ValidationRecord, save_tensors
 from defsr.running.epochs import EpochClock
+from defsr.running.loss_scale import LEAST, LossScale
 from defsr.running.resuming import Settings
 from defsr.running.safe_networks import SafeNetworks
 from defsr.running.safe_options import SafeOptions, model_options
@@ -50,7 +52,10 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         clock: where in the data an iteration is.
         stop: asked after each iteration and each validation image.
         val_loaders, tb_logger: for a validation that is made up for on resuming.
+        loss_scale: of a model that trains in fp16.
     """
+
+    loss_scale: LossScale | None = None
 
     def __init__(self, opt: dict) -> None:
         opt = deepcopy(opt)
@@ -84,7 +89,10 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         """
         if self._is_stopping:
             self._save_and_leave(self.current_iter)
-        super().update_learning_rate(current_iter, warmup_iter)
+        with warnings.catch_warnings():
+            if self.loss_scale is not None:  # whose first steps may be left out
+                warnings.filterwarnings('ignore', r'Detected call of `lr_scheduler\.step')
+            super().update_learning_rate(current_iter, warmup_iter)
         rank, _ = get_dist_info()
         seed_generators('iteration', self.opt['manual_seed'], rank, current_iter)
 
@@ -118,6 +126,10 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         self.current_iter = current_iter
         self._losses.clear()
         super().optimize_parameters(current_iter)
+        if self.loss_scale is not None and self.loss_scale.scale < LEAST:
+            self._nonfinite.append(
+                f'the gradient is beyond float16 at a loss scale of {self.loss_scale.scale:g}'
+            )
         nonfinite, self._is_stopping = distributed.any_of(
             [bool(self._nonfinite), self.stop.signal is not None]
         )
@@ -138,6 +150,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         if not gradients:
             return
         norm = nn.utils.get_total_norm(gradients)
+        if self.loss_scale is not None and self.loss_scale.is_stepping and not norm.isfinite():
+            return  # an overflow, which a fused optimizer is told of by the scaler
         *losses, norm_value = torch.stack([*self._losses, norm]).tolist()
         if not math.isfinite(norm_value):
             name = next(key for key, value in vars(self).items() if value is optimizer)
@@ -157,6 +171,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         log_dict = super().reduce_loss_dict(loss_dict)
         if self.num_nonfinite:
             log_dict['num_nonfinite'] = float(self.num_nonfinite)
+        if self.loss_scale is not None and self.loss_scale.num_overflows:
+            log_dict['num_overflows'] = float(self.loss_scale.num_overflows)
         return log_dict
 
     def _meet_nonfinite(self, current_iter: int) -> None:
@@ -178,6 +194,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         saved = [i for i in self.checkpoints.iterations() if i < current_iter]
         where = f'{self.checkpoints.state_path(saved[0])}' if saved else 'none yet'
         skip = '' if skips else ', or set train:nonfinite: skip'
+        if self.loss_scale is not None:
+            skip += ', or train:precision: bf16, which has the range of fp32'
         raise NonFiniteError(
             f'Iteration {current_iter}: {told}. Training stops; the last checkpoint: {where}. '
             f'Lower the learning rate, set train:grad_clip_norm{skip}; --auto_resume goes on.'
@@ -208,7 +226,7 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         if not distributed.is_main() or not _is_numbered(current_iter):
             return
         path = self.checkpoints.state_path(current_iter)
-        state = {
+        state: dict[str, Any] = {
             'epoch': epoch,
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
@@ -220,6 +238,8 @@ class SafeTraining(SafeNetworks, ShardedValidation):
                 'ema_decay': self._ema_decay(),
             },
         }
+        if self.loss_scale is not None:
+            state['defsr']['loss_scale'] = self.loss_scale.state()
         save_tensors(state, path)
         self.written.append(path)
 
@@ -235,10 +255,13 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         check_state(resume_state, self.optimizers, self.schedulers)
         of_file = self._settings()
         super().resume_training(resume_state)
-        self._settle(of_file, resume_state.get('defsr', {}))
+        known = resume_state.get('defsr', {})
+        self._settle(of_file, known)
+        if self.loss_scale is not None and 'loss_scale' in known:
+            self.loss_scale.load(known['loss_scale'])
         self.current_iter = resume_state['iter']
         self._delete_old(self.current_iter)
-        self.num_nonfinite = resume_state.get('defsr', {}).get('num_nonfinite', 0)
+        self.num_nonfinite = known.get('num_nonfinite', 0)
         self.record.load(last_iter=self.current_iter)
         for current_iter, results in sorted(self.record.results.items()):
             for dataset, means in results.items():

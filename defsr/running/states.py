@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,14 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     'schedulers': (list, tuple),
 }
 _OURS = {'images_done': int, 'manual_seed': int}
+_SCALE = (
+    'scale',
+    'growth_factor',
+    'backoff_factor',
+    'growth_interval',
+    '_growth_tracker',
+    'num_overflows',
+)
 _COUNTS = (*_OURS, 'num_nonfinite', 'ema_decay')
 _TECHNICAL = ('foreach', 'fused', 'capturable', 'differentiable', 'betas')
 _ADAM = {'step', 'exp_avg', 'exp_avg_sq'}
@@ -76,6 +85,13 @@ def check_state(
             own_method = callable(getattr(type(scheduler), str(key), None))
             if own_method or key in own and not _alike(value, own[key]):
                 _refuse(f'its scheduler has {key} of another kind')
+    scale = (state.get('defsr') or {}).get('loss_scale')
+    if scale is not None and not (
+        is_block(scale, dict.fromkeys(_SCALE, (int, float)))
+        and all(0 <= scale[key] < math.inf for key in _SCALE)
+        and scale['scale'] > 0
+    ):
+        _refuse('its loss_scale is of another kind')
 
 
 def _refuse(why: str) -> NoReturn:

@@ -151,7 +151,7 @@ def test_compiled_agrees_at_several_sizes(rng):
     for size in ((4, 6), (6, 10), (9, 5)):
         lq = torch.rand(2, 3, *size, generator=rng)
         assert_close(fast.enhance(lq), plain.enhance(lq), rtol=0, atol=1e-4)
-    assert fast.runtime._compiled is not None
+    assert fast.runtime.compile.compiled is not None
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def compiled(monkeypatch):
     """``torch.compile`` that only notes what it is given."""
     calls = []
 
-    def compile_(module):
+    def compile_(module, backend):
         calls.append(module)
         return lambda x_t, t: 2 * module(x_t, t)
 
@@ -183,7 +183,7 @@ def test_the_compiled_denoiser_is_beside_the_tree(compiled, tmp_path, rng):
     copy = deepcopy(made)
     assert torch.equal(copy.enhance(lq), doubled)
     assert compiled == [made.denoiser, copy.denoiser]
-    assert pickle.loads(pickle.dumps(made.runtime))._compiled is None
+    assert pickle.loads(pickle.dumps(made.runtime)).compile.compiled is None
     made.denoiser = filled(UnshuffleUNet(num_feat=[8, 16], num_block=1, emb_ch=16), seed=3)
     made.enhance(lq)
     assert compiled[2] is made.denoiser
@@ -206,7 +206,7 @@ def test_a_failed_compilation_ends_in_one_line(monkeypatch):
         def call(x_t, t):
             raise error
 
-        monkeypatch.setattr(torch, 'compile', lambda module: call)
+        monkeypatch.setattr(torch, 'compile', lambda module, **_: call)
         DenoiserRuntime(use_compile=True)(net, x_t, t)
 
     with pytest.raises(

@@ -8,8 +8,8 @@ from basicsr.models import build_model
 from torch import nn
 from workspaces import SMALL, weights
 
-from defsr.archs.in_bfloat16 import InBfloat16
 from defsr.archs.interface import Restoration
+from defsr.archs.network_call import NetworkCall
 from defsr.config.files import load_options
 from defsr.ops import deform_conv_at
 
@@ -56,10 +56,10 @@ def test_is_called_as_the_network_that_it_holds():
             return Restoration(x, {'relu1_1': x}, attention=x)
 
     net = Net()
-    found = InBfloat16(net, net)(torch.rand(1, 3, 4, 4), 1)
+    found = NetworkCall(net, net, torch.bfloat16)(torch.rand(1, 3, 4, 4), 1)
     for image in (found.sr, found.textures['relu1_1'], found.attention):
         assert image.dtype == torch.float32
-    assert InBfloat16(net.eval(), net).training is False
+    assert NetworkCall(net.eval(), net).training is False
 
 
 def test_deformable_sampling_stays_float32(rng):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from defsr.archs.in_bfloat16 import InBfloat16
+from defsr.archs.network_call import NetworkCall
 from defsr.ops.resize import upsample_bicubic
 from defsr.upscaling import Upscaler
 
 
 def test_bf16_is_nearly_float32(network, weights, upscaler, lq, refs, monkeypatch):
     called = []
-    call = InBfloat16.__call__
-    monkeypatch.setattr(InBfloat16, '__call__', lambda *args: called.append(1) or call(*args))
+    call = NetworkCall.__call__
+    monkeypatch.setattr(NetworkCall, '__call__', lambda *args: called.append(1) or call(*args))
     plain = upscaler(lq, refs)
     assert torch.equal(Upscaler(weights, 'cpu', network, precision='fp32')(lq, refs), plain)
     assert not called
