@@ -29,6 +29,7 @@ from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
 from defsr.utils.surroundings import as_if_alone, undisturbed
 
+DEVICES = ('cpu', 'cuda', 'mps')
 NETWORK = SHIPPED / 'options' / 'upscale.yml'
 NETWORK_KEYS = ('scale', 'degradation', 'network_g', 'path')
 MIN_REF_SIDE = 4
@@ -69,7 +70,9 @@ def upscale(
             all that stands around it stays in float32. Default: ``fp32``.
         tile: inner side of a tile in pixels of ``lq``, >= 16; None for one piece. Default: 128.
         overlap: context around a tile in pixels of ``lq``, >= 0. Default: 16.
-        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or, on
+            a Mac, ``mps``, for which the environment has to say
+            PYTORCH_ENABLE_MPS_FALLBACK=1 before PyTorch is imported, as the commands do.
         max_ref_megapixels: all references together; larger ones are reduced, which is logged.
             Memory grows by about 1.2 GB per megapixel. Default: 4.
         max_megapixels: of each image and of the result; larger ones are refused. Default: 64.
@@ -314,19 +317,24 @@ def _check_references(refs: Image | Iterable[Image], max_megapixels: float) -> l
 
 def _lacks_memory(error: BaseException) -> bool:
     is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return is_memory or "DefaultCPUAllocator: can't allocate" in str(error)
+    told = ("DefaultCPUAllocator: can't allocate", 'MPS backend out of memory')
+    return is_memory or any(line in str(error) for line in told)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """``auto`` or a device's name -> the device. ValueError if this machine has no such."""
+    """``auto`` or a device's name -> the device. ValueError if this machine has none."""
     if device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         found = torch.device(device) if isinstance(device, (str, torch.device)) else None
     except RuntimeError:
         found = None
-    if found is None or found.type not in ('cpu', 'cuda') or (found.index or 0) < 0:
-        raise ValueError(f'device is {device!r}, but must be auto, cpu, cuda or cuda:N.')
+    if found is None or found.type not in DEVICES or (found.index or 0) < 0:
+        raise ValueError(f'device is {device!r}, but must be auto, cpu, cuda, cuda:N or mps.')
+    if found.type == 'mps':
+        if not torch.backends.mps.is_available() or found.index:
+            raise ValueError(f'device is {device!r}, but this machine has none. Use auto or cpu.')
+        return torch.device('mps')
     if found.type == 'cuda' and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f'device is {device!r}, but this machine has {torch.cuda.device_count()} CUDA '

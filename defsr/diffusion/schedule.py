@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defsr.ops.exact import exact
 from defsr.utils.checks import check_at_least, check_between, check_choice, check_int, check_keys
 
 ADM_SCHEDULE = {'beta_start': 1e-4, 'beta_end': 2e-2, 'num_train_steps': 1000}  # of ADM's training
@@ -107,12 +108,13 @@ class NoiseSchedule:
             t: any shape; -1, or in [0, T-1]. Between table entries, log-SNR is interpolated.
 
         Returns:
-            float64 of t's shape and device; exactly 1 at t = -1, exactly the table at integers.
+            float64 of t's shape and device, or on the CPU where that has no float64; exactly 1 at
+            t = -1, exactly the table at integers.
 
         Raises:
             ValueError: if a timestep is elsewhere.
         """
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = exact(torch.as_tensor(t))
         clean = t == -1
         last = self.num_train_steps - 1
         if not bool((clean | ((t >= 0) & (t <= last))).all()):
@@ -135,13 +137,13 @@ class NoiseSchedule:
             alpha_bar: any shape, values in [0, 1].
 
         Returns:
-            float64 of the same shape and device in [0, T-1]; levels beyond the table's ends are
-            clamped. The table's own entries give 0, 1, ..., T-1.
+            float64 of the same shape, and where ``alpha_bar_at`` has it, in [0, T-1]; levels beyond
+            the table's ends are clamped. The table's own entries give 0, 1, ..., T-1.
 
         Raises:
             ValueError: for values outside [0, 1].
         """
-        alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+        alpha_bar = exact(torch.as_tensor(alpha_bar))
         if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()):
             raise ValueError('alpha_bar must be in [0, 1]: it is a cumulative product of alphas.')
         table = self.alpha_bar.to(alpha_bar.device)

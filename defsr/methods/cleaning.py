@@ -12,6 +12,7 @@ from defsr.archs.told_denoiser import ToldDenoiser
 from defsr.diffusion.ranges import alpha_bar_of, from_signed, to_signed
 from defsr.diffusion.reference_null_space import Best
 from defsr.ops.evidence import explained_by
+from defsr.ops.exact import exact
 from defsr.ops.input_quality import CLEAN_NOISE, Faults
 from defsr.ops.padding import pad_edge
 from defsr.ops.tiles import make_tiles
@@ -52,7 +53,8 @@ class Cleaner:
     @torch.no_grad()
     def __call__(self, lq: Tensor, faults: Sequence[Faults]) -> Tensor:
         """(N, 3, h, w) in [0, 1] without its faults; images that have none stay as they are."""
-        sigma = _deviations(faults, lq).double()
+        deviations = _deviations(faults, lq)
+        sigma = exact(deviations)
         schedule = self.denoiser.trained_schedule
         t = schedule.timesteps_at(alpha_bar_of(sigma.flatten()))
         state = to_signed(lq) * schedule.alpha_bar_at(t).sqrt().to(lq).view(-1, 1, 1, 1)
@@ -61,7 +63,7 @@ class Cleaner:
         for piece in make_tiles(height, width, side=TILE, overlap=self.denoiser.around):
             part = self._denoised(state[piece.outer()], t)
             cleaned[piece.inner()] = part[piece.core()]
-        return torch.where(sigma > 0, cleaned, lq)
+        return torch.where(deviations > 0, cleaned, lq)
 
     def _denoised(self, state: Tensor, t: Tensor) -> Tensor:
         height, width = state.shape[-2:]

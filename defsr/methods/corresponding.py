@@ -29,6 +29,7 @@ from defsr.methods.base import (
     check_references,
     say_nothing,
 )
+from defsr.ops.exact import exact
 from defsr.ops.matching_inside import match_patches_inside, matches_with_ring
 from defsr.ops.padding import pad_to
 from defsr.ops.resize import upsample_bicubic
@@ -106,7 +107,7 @@ class Corresponding(Method[Prepared]):
         ring = matches_with_ring(index, key.shape[-1], PATCH)
         border = (PATCH // 2,) * 4
         # The outermost positions have no patch: no confidence, and in pictures their neighbour's.
-        shown = F.pad(index.double().unsqueeze(1), border, mode='replicate').long().squeeze(1)
+        shown = F.pad(exact(index).unsqueeze(1), border, mode='replicate').squeeze(1).to(index)
         return Matches(ring, shown, F.pad(confidence, border))
 
     def restore(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from defsr.utils.checks import check_at_least
-from defsr.utils.cli import MISTAKES, StageBars, run_cli, tell
+from defsr.utils.cli import MISTAKES, StageBars, let_cpu_help, run_cli, tell
 
 # PyTorch takes seconds, which --help need not wait: what needs it is imported where it is used.
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         help='what the photo is: clean, or with noise or traces of JPEG (photo), which are taken\n'
         'off; auto, the default, looks at it',
     )  # fmt: skip
-    add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
+    add('--device', default='auto', help='auto (default), cpu, cuda, cuda:N or mps')
     add(
         '--precision', choices=('fp32', 'bf16'), default='fp32',
         help='of the network: fp32 (default), or bf16, for GPUs that are faster in it',
@@ -84,7 +84,9 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
     add('--options', type=Path, metavar='FILE', help='another such description')
-    return parser.parse_args()
+    args = parser.parse_args()
+    let_cpu_help(args.device)
+    return args
 
 
 def check_arguments(args: argparse.Namespace) -> None:

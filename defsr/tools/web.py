@@ -15,7 +15,7 @@ import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 
-from defsr.utils.cli import run_cli, tell
+from defsr.utils.cli import let_cpu_help, run_cli, tell
 
 # PyTorch and Gradio take seconds, which --help need not wait for.
 HOST, PORT = '127.0.0.1', 7860
@@ -38,10 +38,12 @@ def parse_arguments() -> argparse.Namespace:
         'whoever reaches it can use it',
     )  # fmt: skip
     add('--port', type=int, default=PORT, help='(default: %(default)s)')
-    add('--device', default='auto', help='auto (default), cpu, cuda or cuda:N')
+    add('--device', default='auto', help='auto (default), cpu, cuda, cuda:N or mps')
     add('--weights', metavar='FILE', help='other weights for the network of options/upscale.yml')
     add('--options', type=Path, metavar='FILE', help='another such description')
-    return parser.parse_args()
+    args = parser.parse_args()
+    let_cpu_help(args.device)
+    return args
 
 
 def check_free(host: str, port: int) -> None:

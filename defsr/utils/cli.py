@@ -44,6 +44,12 @@ def tell(line: str) -> None:
     tqdm.write(visible(line), file=sys.stderr)
 
 
+def let_cpu_help(device: str) -> None:
+    """What MPS lacks the CPU does, if PyTorch is told so before it is imported."""
+    if device.startswith('mps'):
+        os.environ.setdefault('PYTORCH_ENABLE_MPS_FALLBACK', '1')
+
+
 class StageBars:
     """A progress bar with an ETA for each stage of long work, one below the other.
 

@@ -81,11 +81,11 @@ OPTIONS = [
     ({'progress': 3}, r'progress is 3, but must be a function of \(stage, done, total\)'),
 ]
 BUILDING = [
-    ({'device': 3.5}, 'device is 3.5, but must be auto, cpu, cuda or cuda:N'),
+    ({'device': 3.5}, 'device is 3.5, but must be auto, cpu, cuda, cuda:N or mps'),
     ({'device': None}, 'device is None, but must be auto'),
     ({'device': 0}, 'device is 0, but must be auto'),
     ({'device': 'gpu'}, "device is 'gpu', but must be auto"),
-    ({'device': 'mps'}, "device is 'mps', but must be auto"),
+    ({'device': 'mps:3'}, "device is 'mps:3', but this machine has none. Use auto"),
     ({'device': torch.device('meta')}, r"device is device\(type='meta'\), but must be auto"),
     ({'device': 'cuda:99'}, "device is 'cuda:99', but this machine has"),
     ({'weights': 5}, 'weights is 5, but must be the path of a file'),
