@@ -100,9 +100,10 @@ class _Literals(TorchFunctionMode):
             return func(*args, **kwargs | {'device': 'cpu'}).to(MPS)
         if func is Tensor.new_tensor and isinstance(args[0], OnMps):
             return torch.tensor(args[1], dtype=kwargs.get('dtype') or args[0].dtype).to(MPS)
-        if func is Tensor.__getitem__ and isinstance(args[0], OnMps) and isinstance(args[1], tuple):
-            index = tuple(torch.tensor(x) if isinstance(x, list) else x for x in args[1])
-            return func(args[0], index)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnMps):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(x) if isinstance(x, list) else x for x in index)
+            return func(args[0], index, *args[2:])
         return func(*args, **kwargs)
 
 

@@ -54,6 +54,7 @@ from defsr.config.blocks import (
     surprises_explained,
 )
 from defsr.data.triplet_options import BASICSR_KEYS
+from defsr.running.optimizers import OPTIMIZERS, check_optimizer
 from defsr.running.safe_options import SafeOptions, model_options
 from defsr.utils.checks import check_block, check_choice, check_keys
 from defsr.utils.fingerprints import with_defaults
@@ -64,7 +65,6 @@ SR_KEYS = (
 )  # fmt: skip
 GAN_KEYS = (*SR_KEYS, 'optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')
 TRAIN_KEYS = {SRModel: SR_KEYS, SRGANModel: GAN_KEYS, ESRGANModel: GAN_KEYS}
-OPTIMIZERS = {'Adam': torch.optim.Adam}
 SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
     'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
@@ -239,6 +239,7 @@ def _check_optimizer(where: str, block: Mapping[str, Any]) -> None:
     kind = check_choice(f'{where}:type', required(block, where, 'type'), tuple(OPTIMIZERS))
     required(block, where, 'lr')
     check_arguments(where, block, OPTIMIZERS[kind], given=('params',))
+    check_optimizer(where, block)
 
 
 def _check_scheduler(block: Mapping[str, Any], total_iter: float) -> None:

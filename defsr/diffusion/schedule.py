@@ -114,7 +114,7 @@ class NoiseSchedule:
         Raises:
             ValueError: if a timestep is elsewhere.
         """
-        t = exact(torch.as_tensor(t))
+        t = exact(t)
         clean = t == -1
         last = self.num_train_steps - 1
         if not bool((clean | ((t >= 0) & (t <= last))).all()):
@@ -143,7 +143,7 @@ class NoiseSchedule:
         Raises:
             ValueError: for values outside [0, 1].
         """
-        alpha_bar = exact(torch.as_tensor(alpha_bar))
+        alpha_bar = exact(alpha_bar)
         if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()):
             raise ValueError('alpha_bar must be in [0, 1]: it is a cumulative product of alphas.')
         table = self.alpha_bar.to(alpha_bar.device)

@@ -35,6 +35,7 @@ from defsr.models.mixed_precision import lazy_compile, loss_scale, train_compile
 from defsr.models.parameter_groups import check_rates, freeze, parameter_groups
 from defsr.models.validation import ImageValidation
 from defsr.running.loss_scale import step_on
+from defsr.running.optimizers import build_optimizer
 from defsr.utils.checks import check_at_least, check_choice, check_keys, check_list, check_text
 
 TRAIN_KEYS = (
@@ -211,7 +212,7 @@ class RefSRModel(ImageValidation, SRModel):
             where = f'train:optim_{label}:groups'
             net = self.get_bare_model(getattr(self, f'net_{label}'))
             groups = parameter_groups(net, options.pop('groups', None), where)
-            optimizer = self.get_optimizer(kind, groups, **options)
+            optimizer = build_optimizer(kind, groups, **options)
             setattr(self, f'optimizer_{label}', optimizer)
             self.optimizers.append(optimizer)
 

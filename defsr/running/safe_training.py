@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from defsr.running.checkpoints import Checkpoints, ValidationRecord, save_tensors
 from defsr.running.epochs import EpochClock
 from defsr.running.loss_scale import LEAST, LossScale
+from defsr.running.optimizers import build_optimizer
 from defsr.running.resuming import Settings
 from defsr.running.safe_networks import SafeNetworks
 from defsr.running.safe_options import SafeOptions, model_options
@@ -100,6 +101,12 @@ class SafeTraining(SafeNetworks, ShardedValidation):
         """As the model's; the files are remembered for messages."""
         self._batch_files = data.get('gt_path') or data.get('lq_path') or ()
         super().feed_data(data)
+
+    def get_optimizer(
+        self, optim_type: str, params: Iterable[Any], lr: float, **options: Any
+    ) -> torch.optim.Optimizer:
+        """As BasicSR's, which has Adam alone."""
+        return build_optimizer(optim_type, params, lr, **options)
 
     def setup_optimizers(self) -> None:
         """As the model's; no step is taken on a loss or a gradient that is not finite."""

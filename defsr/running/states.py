@@ -36,7 +36,18 @@ _SCALE = (
 )
 _COUNTS = (*_OURS, 'num_nonfinite', 'ema_decay')
 _TECHNICAL = ('foreach', 'fused', 'capturable', 'differentiable', 'betas')
-_ADAM = {'step', 'exp_avg', 'exp_avg_sq'}
+_NEEDS = {  # of each parameter that has been stepped
+    'Adam': {'step', 'exp_avg', 'exp_avg_sq'},
+    'AdamW': {'step', 'exp_avg', 'exp_avg_sq'},
+    'NAdam': {'step', 'mu_product', 'exp_avg', 'exp_avg_sq'},
+    'RAdam': {'step', 'exp_avg', 'exp_avg_sq'},
+    'Adamax': {'step', 'exp_avg', 'exp_inf'},
+    'ASGD': {'step', 'eta', 'mu', 'ax'},
+    'RMSprop': {'step', 'square_avg'},
+    'Rprop': {'step', 'prev', 'step_size'},
+}
+_NUMBERS = ('step', 'mu_product', 'eta', 'mu')
+_NONE = ('momentum_buffer',)  # of SGD without momentum
 
 
 def read_state(path: Path, device: torch.device) -> dict:
@@ -150,7 +161,11 @@ def _check_tensors(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     if [i for group in saved['param_groups'] for i in group['params']] != [*range(len(parameters))]:
         _refuse('an optimizer has other parameters')
-    needs = _ADAM if isinstance(optimizer, torch.optim.Adam) else set()
+    needs = _NEEDS.get(type(optimizer).__name__, set())
+    if any(group.get('momentum') for group in optimizer.param_groups):
+        needs = needs | {'momentum_buffer'}
+    if any(group.get('centered') for group in optimizer.param_groups):
+        needs = needs | {'grad_avg'}
     if any(group.get('amsgrad') for group in saved['param_groups']):
         needs = needs | {'max_exp_avg_sq'}
     for index, values in saved['state'].items():
@@ -160,9 +175,10 @@ def _check_tensors(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
             _refuse(f'an optimizer has not all values of parameter {index}')
         for key, value in values.items():
             is_tensor = isinstance(value, Tensor)
-            like = parameters[index].detach() if key != 'step' else torch.zeros(())
+            like = torch.zeros(()) if key in _NUMBERS else parameters[index].detach()
             fault = fault_of_tensor(value, like) if is_tensor else None
-            if fault or not (is_tensor or key == 'step' and is_number(value)):
+            is_free = key in _NUMBERS and is_number(value) or key in _NONE and value is None
+            if fault or not (is_tensor or is_free):
                 _refuse(f'{key} of parameter {index} {fault or "is no tensor"}')
             if key == 'step' and not 0 <= float(value) < 2**53:
                 _refuse(f'step of parameter {index} is {float(value)}')
