@@ -419,6 +419,9 @@ OPTIONS = [
            "train:precision is 'half', but must be one of ['fp32', 'bf16', 'fp16']."),
     option('train:optim_g', 'Adam', "train:optim_g is 'Adam', but must be a block"),
     option('train:optim_g:type', 'Adan', "train:optim_g:type is 'Adan', …Did you mean `Adam`?"),
+    option('network_g', {'type': 'EDSR', 'num_in_ch': 1, 'num_out_ch': 1},
+           'network_g:num_in_ch is 1, but must be 3: so many channels have the images of the data '
+           'sets. Grey ones are read as three equal channels.', 'one channel'),
     option('train:optim_g:momentum', 0.9, 'Unknown option `train:optim_g:momentum`.',
            'momentum of Adam'),
     option('train:optim_g', {'type': 'SGD', 'lr': 0.1, 'momentum': 2},

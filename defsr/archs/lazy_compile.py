@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,11 +49,19 @@ def compile_errors(option: str) -> Iterator[None]:
     """ValueError with ``option`` for what a compiler raises, there or in the way back."""
     try:
         yield
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(COMPILERS):
+    except (RuntimeError, AssertionError) as error:
+        if not _is_about_compiling(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f'{option} is true, but the network cannot be compiled here ({reason[:120]}). Set '
             'compile: false, or install a C++ compiler.'
         ) from error
+
+
+def _is_about_compiling(error: Exception) -> bool:
+    """By its kind, or because code that was generated does not fit what it calls."""
+    if not isinstance(error, AssertionError):
+        return type(error).__module__.startswith(COMPILERS)
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any('_inductor' in file or 'torchinductor' in file for file in files)

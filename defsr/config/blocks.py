@@ -24,6 +24,7 @@ RUN_KEYS = (
 FILLED_KEYS = (
     'dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path', 'seed_was_drawn',
 )  # fmt: skip
+GREY = ' Grey ones are read as three equal channels.'
 INNER_NETWORKS = ('transfer', 'aggregator', 'denoiser', 'network')
 
 
@@ -130,7 +131,7 @@ def check_network(where: str, block: Any, channels: int = 3) -> None:
         if key in made and made[key] not in (channels, most):
             raise ValueError(
                 f'{where}:{key} is {made[key]}, but must be {channels}: so many channels have '
-                'the images of the data sets.'
+                f'the images of the data sets.{GREY if channels == 3 and made[key] == 1 else ""}'
             )
     if is_foreign(arch):
         _build_without_memory(where, arch, block)

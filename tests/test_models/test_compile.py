@@ -10,7 +10,7 @@ import torch
 from basicsr.models import build_model
 from workspaces import SMALL, train
 
-from defsr.archs.lazy_compile import LazyCompile
+from defsr.archs.lazy_compile import LazyCompile, compile_errors
 from defsr.config.files import load_options
 from defsr.models.mixed_precision import train_compile
 from defsr.running.safe_options import model_options
@@ -136,6 +136,17 @@ def test_what_cannot_be_compiled_ends_in_one_line(opt, monkeypatch, at):
     message = r'train:compile is true, but .* \(No working C\+\+ compiler\). Set compile: false'
     with pytest.raises(ValueError, match=message):
         train(model, opt, 1, 1)
+
+
+def test_generated_code_that_does_not_fit_is_about_compiling():
+    def fail(file):
+        with compile_errors('train:compile'):
+            exec(compile('assert False, "expected size 3"', file, 'exec'))
+
+    with pytest.raises(ValueError, match=r'cannot be compiled here \(expected size 3\)'):
+        fail('/tmp/torchinductor_me/x.py')
+    with pytest.raises(AssertionError):
+        fail('/home/me/my_loss.py')
 
 
 @pytest.mark.slow

@@ -32,6 +32,8 @@ def _runtime():
         ('RankSRGAN', 1),
         ('ESRGAN', 1),
         pytest.param('best', 12, marks=pytest.mark.slow),
+        pytest.param('SRNTT', 12, marks=pytest.mark.slow),
+        pytest.param('table2_Base', 12, marks=pytest.mark.slow),  # the hard transfer, TTSR's
     ],
 )
 def test_a_shipped_network_at_two_sizes(name, inputs, tmp_path):
