@@ -54,14 +54,15 @@ class RectifierOnce(Rectifier):
         enhance: Callable[[Tensor], Tensor],
         *,
         tell: bool = True,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Rectified]:
         """As of a ``Rectifier``; ``enhance`` is taken for the one that made ``de``."""
         if not self.views.in_use:
-            return super().__call__(lq, de, refs, enhance, tell=tell)
+            return super().__call__(lq, de, refs, enhance, tell=tell, progress=progress)
         images = {'lq': lq, 'de': de} | {f'ref{i}': ref.image for i, ref in enumerate(refs)}
         key = digest_of(self.fingerprint()) + digest_of_state(images)
         if key not in self.views.kept:
-            found = super().__call__(lq, de, refs, enhance, tell=tell)
+            found = super().__call__(lq, de, refs, enhance, tell=tell, progress=progress)
             self.views.keep(key, found)
             return found
         return self.views.kept[key]

@@ -270,11 +270,14 @@ class Method(ABC, Generic[Prepared]):
             report('enhance', 1, 1)
         best = anchor = None
         if self.rectifier is not None and any(ref.valid is None for ref in refs):
-            report('rectify', 0, 1)
+            steps = 2 * len(refs)
+            report('rectify', 0, steps)
             anchor = self.anchor(lq, de)
             if views is None:
-                views = self.rectifier(lq, anchor, refs, self.anchor)
-            report('rectify', 1, 1)
+                views = self.rectifier(
+                    lq, anchor, refs, self.anchor, progress=partial(report, 'rectify')
+                )
+            report('rectify', steps, steps)
             if not views:
                 LOG.info(f'None of {len(refs)} references used: the result is the enhanced input.')
                 return Restoration(self.inputs.consistent(anchor, lq, faults), de=de)

@@ -148,6 +148,7 @@ class Rectifier:
         enhance: Callable[[Tensor], Tensor],
         *,
         tell: bool = True,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Rectified]:
         """Those references that a geometry confirms; the log says what became of each.
 
@@ -157,11 +158,17 @@ class Rectifier:
             refs: as they are.
             enhance: an input -> its enhanced image, for references that are softened alike.
             tell: a line for each reference, for people with one photograph.
+            progress: called as (done, total): a reference is two steps, finding it and bringing it
+                into the frame.
         """
         views = []
         for number, ref in enumerate(refs):
             found = self.find(de, ref, enhance)
+            if progress:
+                progress(2 * number + 1, 2 * len(refs))
             seen = self.rectify(lq, de, ref, found, number)
+            if progress:
+                progress(2 * number + 2, 2 * len(refs))
             if tell:
                 LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
             views += seen

@@ -35,6 +35,10 @@ DOING = {
 }
 
 
+class StoppedError(Exception):
+    """Somebody has pressed Stop."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a person chooses on the page; names and limits are those of ``defsr-upscale``.

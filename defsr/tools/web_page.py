@@ -6,8 +6,9 @@ import html
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ import numpy as np
 
 from defsr.images.formats import PHOTO_FORMATS
 from defsr.images.photo import read_photo
-from defsr.tools.web_job import Remaining, Settings, Shown, enlarge, shown
+from defsr.tools.web_job import Remaining, Settings, Shown, StoppedError, enlarge, shown
 from defsr.upscaling import Upscaler
 from defsr.utils.cli import MISTAKES, message_of, visible
 
@@ -75,6 +76,7 @@ class Page:
     def __init__(self, build: Callable[[str, bool], Upscaler], folder: Path) -> None:
         self.build, self.folder = build, folder
         self.results: Path | None = None
+        self._asked: dict[str, Event] = {}  # to stop, by who is at the page
         with gr.Blocks(
             title='defsr', analytics_enabled=False, delete_cache=(LOOK_SECONDS, KEPT_SECONDS)
         ) as self.blocks:
@@ -117,7 +119,9 @@ class Page:
                 name: gr.Number(getattr(usual, name), label=label, minimum=least, precision=digits)
                 for name, label, least, digits in LIMITS
             }
-        self.button = gr.Button('Upscale', variant='primary', elem_id='go')
+        with gr.Row():
+            self.button = gr.Button('Upscale', variant='primary', elem_id='go')
+            self.stop = gr.Button('Stop', variant='stop', elem_id='stop', interactive=False)
 
     def _place_outputs(self) -> None:
         self.slider = gr.ImageSlider(
@@ -157,11 +161,12 @@ class Page:
             given.change(self.preview, files, self.previews, show_progress='hidden', **private)
         chosen = {*files, self.quality, self.rectify, *self.limits.values()}
         self.button.click(
-            lambda: self.filled(None), None, outputs, show_progress='hidden', **private
+            self.begin, None, [*outputs, self.stop], show_progress='hidden', **private
         ).then(
             self.work, chosen, outputs, show_progress_on=[self.slider],
             concurrency_id='work', concurrency_limit=1, **private,
-        )  # fmt: skip
+        ).then(self.end, None, self.stop, show_progress='hidden', **private)  # fmt: skip
+        self.stop.click(self.ask_to_stop, None, self.stop, queue=False, **private)
 
     def preview(self, photo: str | None, references: list[str] | None) -> Any:
         """What was dropped, small: or at once why it is of no use."""
@@ -169,18 +174,39 @@ class Page:
             pictures = previews([photo, *(references or [])])
         return gr.update(value=pictures, visible=bool(pictures))
 
+    def begin(self, request: gr.Request) -> list[Any]:
+        """An empty page, and a job that can be stopped from now on, also while it waits."""
+        self._asked[request.session_hash] = Event()
+        return [*self.filled(None), gr.update(interactive=True)]
+
+    def ask_to_stop(self, request: gr.Request) -> Any:
+        """The job of this page ends at its next step."""
+        asked = self._asked.get(request.session_hash)
+        if asked is not None:
+            asked.set()
+        return gr.update(interactive=False)
+
+    def end(self, request: gr.Request) -> Any:
+        """The job is done, refused or stopped."""
+        self._asked.pop(request.session_hash, None)
+        return gr.update(interactive=False)
+
     def work(
         self,
         given: dict[Any, Any],
+        request: gr.Request,
         bar: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio looks for it there)
     ) -> list[Any]:
         """A press of the button: of each input what it holds."""
-        remaining = Remaining()
+        remaining, asked = Remaining(), self._asked.get(request.session_hash, Event())
 
         def advance(stage: str, done: int, total: int) -> None:
+            if asked.is_set():
+                raise StoppedError
             bar((done, total), desc=remaining(stage, done, total))
 
-        with refusals(self.folder):
+        with refusals(self.folder), suppress(StoppedError):
+            advance('choose', 0, 1)  # it may have waited
             if given[self.photo] is None:
                 raise ValueError('No photo is given.')
             limits = {name: given[field] for name, field in self.limits.items()}
@@ -195,6 +221,8 @@ class Page:
                     advance,
                 )
             )
+        gr.Info('Stopped.')
+        return self.filled(None)
 
     def _anew(self) -> Path:
         """A folder for the result; that of the last one goes: one job is done at a time."""

@@ -19,7 +19,7 @@ from defsr.images.photo import read_photo
 from defsr.methods.base import STAGES
 from defsr.ops.resize import upsample_bicubic
 from defsr.tools import web as tool
-from defsr.tools.web_job import Remaining, Settings, enlarge, shown, upscalers
+from defsr.tools.web_job import Remaining, Settings, StoppedError, enlarge, shown, upscalers
 
 SIFT = 'base: options/upscale.yml\nrectify: {matcher: sift}\n'
 
@@ -65,6 +65,8 @@ def test_a_photo_and_its_references(files, build, tmp_path):
     assert together.startswith('1 of 2 references used, for ')
     assert size.startswith('128x160 (HxW), ')
     assert tuple(dict.fromkeys(stage for stage, *_ in stages)) == STAGES
+    told = [(done, total) for stage, done, total in stages if stage == 'rectify']
+    assert [*dict.fromkeys(told)] == [(done, 4) for done in range(5)]
 
 
 def test_the_rectified_reference_is_in_the_frame_of_the_photo(files, build, stereo, tmp_path):
@@ -193,3 +195,16 @@ def test_who_reaches_it():
     assert [*map(tool.is_local, ('127.0.0.1', '::1', 'localhost'))] == [True] * 3
     assert [*map(tool.is_local, ('0.0.0.0', '::', 'example.org'))] == [False] * 3
     assert tool.HOST == '127.0.0.1'
+
+
+def test_a_job_that_is_stopped_leaves_nothing(files, build, tmp_path):
+    def stop_at_the_second(stage, done, total):
+        if (stage, done) == ('rectify', 1):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        enlarge(
+            build('auto', True), files['photo'], [files['ref']], Settings(), tmp_path,
+            stop_at_the_second,
+        )  # fmt: skip
+    assert [*tmp_path.iterdir()] == []

@@ -89,7 +89,7 @@ def test_a_photo_is_upscaled(chromium, address, folder):
     find(chromium, '#go').click()
     within(10, lambda: 'No photo is given.' in ''.join(texts(chromium, '.toast-body')))
     give(chromium, 'references', folder / 'text.png')
-    told = 'text.png is no image that can be read. Known: BMP, GIF, JPEG, PNG, TIFF, WEBP.'
+    told = 'text.png is no image that can be read. Known: BMP, GIF, JPEG, PNG, TIFF, WEBP, AVIF,'
     within(10, lambda: told in ''.join(texts(chromium, '.toast-body')))
     assert str(folder.with_name('temporary')) not in find(chromium, 'body').text
     for close in chromium.find_elements('css selector', '.toast-close'):
@@ -100,6 +100,13 @@ def test_a_photo_is_upscaled(chromium, address, folder):
     give(chromium, 'photo', folder / 'photo.png')
     give(chromium, 'references', folder / 'ref.png')
     within(10, lambda: len(texts(chromium, '#given img')) == 2)
+    find(chromium, '#go').click()
+    stop = find(chromium, '#stop')
+    within(5, stop.is_enabled)
+    stop.click()
+    within(25, lambda: 'Stopped.' in ''.join(texts(chromium, '.toast-body')))
+    within(5, lambda: not stop.is_enabled())
+    find(chromium, '.toast-close').click()
     find(chromium, '#go').click()
     box = find(chromium, '#told textarea')
     within(25, lambda: '192x256 (HxW)' in box.get_property('value'))
