@@ -79,7 +79,19 @@ setup(
         f'numba>=0.60; {HAS_NUMBA_WHEELS}',
     ],
     extras_require={
-        'dev': ['build', *TEST, *LINT, *DOCS, 'h5py', *DIFFUSERS, *MATCH, *ONNX, *WEB, *FORMATS, *LPIPS],
+        'dev': [
+            'build',
+            *TEST,
+            *LINT,
+            *DOCS,
+            'h5py',
+            *DIFFUSERS,
+            *MATCH,
+            *ONNX,
+            *WEB,
+            *FORMATS,
+            *LPIPS,
+        ],
         'convert': ['h5py'],  # python -m defsr.tools.convert_vgg
         'match': MATCH,  # the learned matcher of docs/rectify.md, and its weights
         'docs': DOCS,  # make docs: the reference in HTML, made of the docstrings alone

@@ -24,6 +24,7 @@ from defsr.images.photo import MAX_MEGAPIXELS
 from defsr.methods.base import StageProgress
 from defsr.methods.build import MIN_TILE, TILE, Restorer, method_class, wants_weights
 from defsr.methods.rectified_maps import rectified_maps
+from defsr.ops.machine_code import load_machine_code
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils.checks import check_above, check_block, check_int, check_keys
 from defsr.utils.paths import SHIPPED
@@ -151,6 +152,8 @@ class Upscaler:
             self.scale, self.restorer = _build(
                 weights, options, self.device, quality, precision, rectify
             )
+        if self.device.type == 'cpu':
+            load_machine_code()
 
     def __call__(
         self,

@@ -14,7 +14,6 @@ from torchvision.ops import deform_conv2d
 
 from defsr.ops.exporting import TAPS, is_exporting, sample_plainly
 from defsr.ops.float32 import in_float32
-from defsr.ops.products import inner_products
 from defsr.utils.packages import HAS_NUMBA
 
 PIECE = 2**17  # samples, of one group at one tap, that are worked on at a time
@@ -96,8 +95,8 @@ def _with_gather(
 
 
 def _product_on(feat: Tensor) -> type[torch.autograd.Function]:
-    """The compiled form where there is one."""
-    if feat.device.type == 'cpu' and HAS_NUMBA:
+    """The compiled form where there is one, which ``torch.compile`` could not look into."""
+    if feat.device.type == 'cpu' and HAS_NUMBA and not torch.compiler.is_compiling():
         from defsr.ops.deform_compiled import DTYPES, CompiledSampledProduct
 
         if feat.dtype in DTYPES:
@@ -121,7 +120,7 @@ class SampledProduct(torch.autograd.Function):
         for piece in _pieces(base, mask):
             bilinear = _Bilinear(feat, base, offset, piece)
             samples = bilinear.read(mask[piece])
-            out[piece] = inner_products(samples.view(-1, weight.shape[1]), weight)
+            torch.mm(samples.view(-1, weight.shape[1]), weight.T, out=out[piece])
         return out
 
     @staticmethod
@@ -131,12 +130,12 @@ class SampledProduct(torch.autograd.Function):
         grad = grad.contiguous()
         grad_feat = torch.zeros_like(feat) if ctx.needs_input_grad[0] else None
         grad_offset, grad_mask = torch.empty_like(offset), torch.empty_like(mask)
-        grad_weight, turned = torch.zeros_like(weight), weight.T.contiguous()
+        grad_weight = torch.zeros_like(weight)
         for piece in _pieces(base, mask):
             bilinear = _Bilinear(feat, base, offset, piece)
             samples = bilinear.read(mask[piece])
             grad_weight.addmm_(grad[piece].T, samples.view(-1, weight.shape[1]))
-            grad_samples = inner_products(grad[piece], turned).view_as(samples)
+            grad_samples = (grad[piece] @ weight).view_as(samples)
             grad_offset[piece], grad_mask[piece] = bilinear.slopes(mask[piece], grad_samples)
             if grad_feat is not None:
                 bilinear.scatter(mask[piece], grad_samples, grad_feat)

@@ -33,11 +33,12 @@ class CompiledSampledProduct(torch.autograd.Function):
         base = base.to(offset.dtype)  # one kind of numbers, compiled once
         ctx.save_for_backward(feat, base, offset, mask, weight)
         out = feat.new_empty(len(base), len(weight))
+        rows = out.numpy()  # which every thread may write, whatever mode of PyTorch it is in
 
         @torch.no_grad()
         def work(piece: Span) -> None:
             samples = _samples(feat, base, offset, mask, piece, (0, mask.shape[1]))
-            out[slice(*piece)] = inner_products(samples.flatten(1), weight)
+            rows[slice(*piece)] = inner_products(samples.flatten(1), weight).numpy()
 
         with one_thread_each(feat.device) as threads:
             list(threads(work, _pieces(mask)))

@@ -1,6 +1,7 @@
 """Exact matching against what published codes do, and its memory and time on whole photographs.
 
-    python tests/benchmarks/bench_matching.py [--rounds 5] [--scale] [--figure PNG]
+    python tests/benchmarks/bench_matching.py [--rounds 5]
+        [--scale [--threads 1 2] [--figure PNG]]
 
 Side by side in one run, on features (relu3_1, C = 256) of scikit-image's stereo pair:
 TTSR's search (unfold, normalise, one product of all pairs, max), C2-Matching's (the reference's
@@ -8,17 +9,18 @@ normalised patches, some at a time, as kernels of a convolution over the query; 
 the bare product of all positions, K^T Q, into memory that is there already or not.
 
 With ``--scale`` whole photographs, each in a process of its own: seconds and what the process grew
-by at its peak, above the features; and the same of ``match_coarse_to_fine`` with its recall. The
-query is the photograph reduced and interpolated, the key (``ref_down_up``) the photograph shifted,
-darkened and with noise, reduced and interpolated too.
+by at its peak, above the features, with each number of threads; and the same of
+``match_coarse_to_fine`` with its recall. The query is the photograph reduced and interpolated, the
+key (``ref_down_up``) the photograph shifted, darkened and with noise, reduced and interpolated too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -132,6 +134,7 @@ def compare(rounds: int) -> str:
 
 def one_row(row: dict) -> None:
     """Match one photograph against its shifted self in this process."""
+    torch.set_num_threads(row['threads'])
     gt = photograph(Path(row['data']), 4 * row['height'], 4 * row['width'])
     extractor = texture_extractor()
     query, key = (
@@ -166,18 +169,13 @@ def reference_of(gt: Tensor) -> Tensor:
     return (0.85 * torch.roll(gt, SHIFT, (-2, -1)) + 0.02 * noise).clamp(0, 1)
 
 
-def scale(data: Path) -> list[dict]:
-    """All photographs, each in its own process."""
+def scale(data: Path, threads: Sequence[int]) -> list[dict]:
+    """All photographs with each number of threads, each in its own process."""
     rows = []
-    for height, width in tqdm(PHOTOGRAPHS, unit='photograph'):
-        row = {'data': str(data), 'height': height, 'width': width}
+    for number, (height, width) in tqdm([*product(threads, PHOTOGRAPHS)], unit='photograph'):
+        row = {'data': str(data), 'height': height, 'width': width, 'threads': number}
         rows.append(row | in_process(__file__, row))
     return rows
-
-
-def time_key() -> str:
-    """What ``measured`` calls the time that ``measuring.clock`` would take."""
-    return 'processor' if torch.get_num_threads() == 1 else 'seconds'
 
 
 def scale_table(rows: list[dict]) -> str:
@@ -186,9 +184,10 @@ def scale_table(rows: list[dict]) -> str:
     for row in rows:
         pairs = (row['height'] * row['width']) ** 2
         exact, coarse = row['exact'], row['coarse']
-        seconds, coarse_seconds = (way[time_key()] for way in (exact, coarse))
+        seconds, coarse_seconds = (way['seconds'] for way in (exact, coarse))
         lines.append(
             [
+                row['threads'],
                 f'{row["width"]}x{row["height"]}',
                 f'{4 * row["width"]}x{4 * row["height"]}',
                 f'{seconds:.2f}',
@@ -203,31 +202,35 @@ def scale_table(rows: list[dict]) -> str:
                 f'{row["lost"]:.4f}',
             ]
         )
-    head = ['grid', 'photograph', 'seconds', 'useful GFLOP/s', 'MiB above the features']
+    head = ['threads', 'grid', 'photograph', 'seconds', 'useful GFLOP/s', 'MiB above the features']
     head += ['MiB of all pairs', 'coarse: seconds', 'faster', 'MiB', 'same match', 'within one']
     return table([*head, 'cosine lost'], lines)
 
 
 def draw(rows: list[dict], path: str) -> None:
-    """Seconds and memory over the number of pairs."""
+    """Seconds and memory over the number of pairs, a line for each number of threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=110, layout='constrained')
     axes = figure.subplots(1, 2)
-    pairs = [(row['height'] * row['width']) ** 2 for row in rows]
-    for axis, key, title in zip(axes, (time_key(), 'mib'), ('seconds', 'MiB'), strict=True):
-        for way, colour, label in WAYS:
-            values = [row[way][key] for row in rows]
-            axis.loglog(pairs, values, marker='o', color=colour, label=label)
-        axis.set(xlabel='pairs of positions', title=title)
+    threads = sorted({row['threads'] for row in rows})
+    for axis, key, title in zip(axes, ('seconds', 'mib'), ('seconds', 'MiB'), strict=True):
+        for number, (way, colour, label) in product(threads, WAYS):
+            mine = [row for row in rows if row['threads'] == number]
+            pairs = [(row['height'] * row['width']) ** 2 for row in mine]
+            plural = '' if number == 1 else 's'
+            axis.loglog(
+                pairs, [row[way][key] for row in mine], '--' if number == 1 else '-',
+                marker='o', color=colour, label=f'{label}, {number} thread{plural}',
+            )  # fmt: skip
         if key == 'mib':
-            every = [4 * number / 2**20 for number in pairs]
-            axis.loglog(pairs, every, '--', color='grey', label='the matrix of all pairs')
-        for row, number in zip(rows, pairs, strict=True):
-            label = f'{row["width"]}x{row["height"]}'
-            at = number, row['exact'][key]
-            axis.annotate(label, at, (0, 7), textcoords='offset points', fontsize=7)
-        axis.legend(fontsize=8)
+            axis.loglog(pairs, [4 * each / 2**20 for each in pairs], ':', color='grey',
+                        label='the matrix of all pairs')  # fmt: skip
+        for row, each in zip(mine, pairs, strict=True):
+            at, label = (each, row['exact'][key]), f'{row["width"]}x{row["height"]}'
+            axis.annotate(label, at, (4, -9), textcoords='offset points', fontsize=7)
+        axis.set(xlabel='pairs of positions', title=title)
+        axis.legend(fontsize=7)
     save_figure(figure, path)
 
 
@@ -235,6 +238,7 @@ def parse() -> argparse.Namespace:
     parser = data_parser(__doc__)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--scale', action='store_true', help='whole photographs, not grids')
+    parser.add_argument('--threads', nargs='+', type=int, default=[1, 2], help='of --scale')
     parser.add_argument('--figure', help='of --scale')
     parser.add_argument('--row', help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -245,7 +249,7 @@ def main() -> None:
     if args.row:
         one_row(json.loads(args.row))
     elif args.scale:
-        rows = scale(args.data)
+        rows = scale(args.data, args.threads)
         report('Whole photographs', scale_table(rows))
         if args.figure:
             draw(rows, args.figure)

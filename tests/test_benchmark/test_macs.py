@@ -36,7 +36,7 @@ def test_matching():
     own = 2 * 6 * 7 * 9 * 11 * 8
     norms = 2 * (6 * 7 + 9 * 11)
     assert count_macs(lambda: match_patches(query, key, patch_size=1)) == own + norms
-    assert own < count_macs(lambda: match_patches(query, key)) < 2 * own + 9 * norms
+    assert own < count_macs(lambda: match_patches(query, key)) < 3 * own + 9 * norms
 
 
 def test_attention():

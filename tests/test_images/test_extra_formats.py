@@ -274,8 +274,9 @@ def test_brands(brands, name):
 
 def test_pillow_is_left_as_it_was(tmp_path):
     (tmp_path / 'a.heic').write_bytes(encoded('HEIC', smooth()))
+    before = {*Image.OPEN}  # other packages of this process may have changed it
     read_photo(tmp_path / 'a.heic')
-    assert 'HEIF' not in Image.OPEN
+    assert {*Image.OPEN} == before
 
 
 def test_every_ending_has_one_owner():
