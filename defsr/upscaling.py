@@ -152,8 +152,8 @@ class Upscaler:
             self.scale, self.restorer = _build(
                 weights, options, self.device, quality, precision, rectify
             )
-        if self.device.type == 'cpu':
-            load_machine_code()
+            if self.device.type == 'cpu':
+                load_machine_code()
 
     def __call__(
         self,

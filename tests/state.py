@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
-NOISY = ('torch', 'PIL', 'setuptools', 'packaging')  # their modules make loggers when imported
+# Their modules make loggers when imported; the last comes in behind numba.
+NOISY = ('torch', 'PIL', 'setuptools', 'packaging', 'numba', 'charset_normalizer')
 
 
 def photograph() -> dict[str, object]:
