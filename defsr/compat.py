@@ -30,6 +30,7 @@ from defsr.config.files import (
 )
 from defsr.images.png import write_png
 from defsr.utils.cli import tell
+from defsr.utils.devices import has_gpu
 from defsr.utils.files import atomic_path
 from defsr.utils.paths import find_shipped
 
@@ -185,8 +186,7 @@ def _with_safe_overrides(options: Any) -> Callable[..., tuple]:
         read = read_options_safely(entries, lambda opt: check_options(opt | resuming, is_train))
 
         def init_dist(launcher: str, **kwargs: object) -> None:
-            use_cuda = torch.cuda.is_available() and read.get('num_gpu') != 0
-            dist_params = read.get('dist_params') or {}
+            use_cuda, dist_params = has_gpu(read.get('num_gpu')), read.get('dist_params') or {}
             distributed.init_dist(launcher, use_cuda=use_cuda, dist_params=dist_params)
 
         options.init_dist = init_dist

@@ -15,6 +15,7 @@ from defsr.benchmark.rows import image_path
 from defsr.benchmark.saved_images import SavedImages
 from defsr.metrics.perceptual import LOADERS, Metric, missing
 from defsr.metrics.trunk_distance import trunk_distance
+from defsr.utils.devices import has_gpu
 
 TRUNK = {'type': 'VGGTextureExtractor', 'vgg_type': 'vgg16', 'weights': 'vgg16_trunk_hed.pth'}
 
@@ -47,8 +48,7 @@ class PerceptualScores:
     def __init__(self, benchmark: Benchmark, folder: Path, rows: Sequence[dict]) -> None:
         self.names, _ = at_hand(benchmark)
         self.saved = SavedImages(benchmark, folder, rows)
-        use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
-        self.device = torch.device('cuda' if use_cuda else 'cpu')
+        self.device = torch.device('cuda' if has_gpu(benchmark.num_gpu) else 'cpu')
         self._metrics: dict[str, Metric] = {}
         self.todo = [
             row for row in rows if not {*self.names} <= {*row} and image_path(folder, row).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -52,17 +53,15 @@ class RectifierOnce(Rectifier):
         de: Tensor,
         refs: Sequence[Reference],
         enhance: Callable[[Tensor], Tensor],
-        *,
-        tell: bool = True,
-        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
     ) -> list[Rectified]:
         """As of a ``Rectifier``; ``enhance`` is taken for the one that made ``de``."""
         if not self.views.in_use:
-            return super().__call__(lq, de, refs, enhance, tell=tell, progress=progress)
+            return super().__call__(lq, de, refs, enhance, **options)
         images = {'lq': lq, 'de': de} | {f'ref{i}': ref.image for i, ref in enumerate(refs)}
         key = digest_of(self.fingerprint()) + digest_of_state(images)
         if key not in self.views.kept:
-            found = super().__call__(lq, de, refs, enhance, tell=tell, progress=progress)
+            found = super().__call__(lq, de, refs, enhance, **options)
             self.views.keep(key, found)
             return found
         return self.views.kept[key]

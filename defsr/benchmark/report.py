@@ -45,6 +45,7 @@ class Report:
     ) -> None:
         self.benchmark, self.failures, self.command = benchmark, dict(failures), command
         self.rows = list(rows)
+        self.missing_metrics = at_hand(benchmark)[1]  # reads large files of weights
         self.cells: dict[tuple[str, str], dict[str, Mapping]] = {}
         for row in self.rows:
             self.cells.setdefault((row['method'], row['dataset']), {})[row['image']] = row
@@ -121,9 +122,9 @@ class Report:
             f'and peak memory per megapixel of the result{timed}.',
             'GMAC: 10^9 multiplications, each with its addition, of convolutions, matrix products '
             f'and attention in all networks and the matching, without {NOT_COUNTED}.',
-            *at_hand(self.benchmark)[1],
+            *self.missing_metrics,
         ]
-        if len(parts) > 2:
+        if self.missing_metrics:
             parts.append(f'The {PERCEPTUAL["trunk"].title} stands in.')
         return ' '.join(parts)
 

@@ -30,6 +30,7 @@ from defsr.metrics.scores import metric_values
 from defsr.ops.resize import upsample_bicubic
 from defsr.utils import distributed
 from defsr.utils.cli import tell
+from defsr.utils.devices import has_gpu
 from defsr.utils.memory import PeakMemory
 from defsr.utils.stopping import StopRequest
 
@@ -62,11 +63,10 @@ def restorer_of(
     """
     if candidate.plain:
         return Plain(candidate.plain, degradation)
-    use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
     path = {**(candidate.opt.get('path') or {}), 'pretrain_network_g': candidate.weights or None}
     return Restorer.build(
         {**candidate.opt, 'path': path},
-        torch.device('cuda' if use_cuda else 'cpu'),
+        torch.device('cuda' if has_gpu(benchmark.num_gpu) else 'cpu'),
         degradation,
         tile=benchmark.tile,
         overlap=benchmark.overlap,

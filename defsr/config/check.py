@@ -11,7 +11,6 @@ import importlib.util
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from basicsr.models import lr_scheduler
 from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
@@ -57,6 +56,7 @@ from defsr.data.triplet_options import BASICSR_KEYS
 from defsr.running.optimizers import OPTIMIZERS, check_optimizer
 from defsr.running.safe_options import SafeOptions, model_options
 from defsr.utils.checks import check_block, check_choice, check_keys
+from defsr.utils.devices import why_no_gpu
 from defsr.utils.fingerprints import with_defaults
 
 # What BasicSR's models read of `train`. Of a model of somebody else nobody knows.
@@ -120,8 +120,8 @@ def _channels(datasets: Mapping[str, Any]) -> int:
 
 def _check_prefetching(opt: Mapping[str, Any]) -> None:
     if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
-        why = 'num_gpu is 0' if opt['num_gpu'] == 0 else 'this machine has no CUDA device'
-        if opt['num_gpu'] == 0 or not torch.cuda.is_available():
+        why = why_no_gpu(opt['num_gpu'])
+        if why:
             raise ValueError(
                 f'datasets:train:prefetch_mode is cuda, but {why}. Remove it or set cpu.'
             )

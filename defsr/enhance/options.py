@@ -14,6 +14,7 @@ from defsr.data.cache_record import KINDS
 from defsr.data.triplet_options import BASICSR_KEYS, OWN_KEYS, TripletOptions
 from defsr.methods.networks import check_enhancer
 from defsr.utils.checks import check_block, check_choice, check_int, check_keys, check_list
+from defsr.utils.devices import has_gpu
 from defsr.utils.kinds import check_kind
 from defsr.utils.paths import expanded
 
@@ -74,7 +75,7 @@ def check_enhance_options(opt: Mapping[str, Any]) -> list[CacheRequest]:
 
 def device_of(opt: Mapping[str, Any]) -> torch.device:
     """What ``num_gpu`` of an option file asks for. ValueError for a GPU that is not there."""
-    use_cuda = opt['num_gpu'] != 0 and torch.cuda.is_available()
+    use_cuda = has_gpu(opt['num_gpu'])
     if opt['num_gpu'] not in (0, 'auto') and not use_cuda:
         raise ValueError(
             f'num_gpu is {opt["num_gpu"]}, but this machine has no CUDA device. '

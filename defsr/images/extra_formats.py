@@ -186,3 +186,6 @@ JPEG_XL = ExtraFormat(
     lambda content, picture: np.asarray(picture) if picture.mode.startswith('I;16') else None,
     _jxl_lost,
 )
+
+
+EXTRA_FORMATS = tuple(kind.name for kind in (AVIF, HEIC, JPEG_XL))

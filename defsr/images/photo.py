@@ -17,14 +17,15 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from defsr.images.extra_formats import DEEP, ExtraFormat, extra_format
+from defsr.images.extra_formats import DEEP, EXTRA_FORMATS, ExtraFormat, extra_format
 from defsr.images.formats import PHOTO_FORMATS
 from defsr.images.header import check_megapixels, image_size
 from defsr.images.levels import from_levels
 from defsr.images.metadata import Metadata, orientation_of, without_metadata
 from defsr.utils.paths import expanded
 
-_PILLOWS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # and ours, whatever is installed
+# Of the others Pillow's own openers, whatever else is registered with it.
+_PILLOWS = tuple(name for name in PHOTO_FORMATS if name not in EXTRA_FORMATS)
 MAX_MEGAPIXELS = 64.0
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _LUMA = (0.299, 0.587, 0.114)

@@ -25,7 +25,7 @@ from defsr.methods.inputs import Inputs
 from defsr.methods.networks import build_frozen, check_enhancer
 from defsr.ops.evidence import evidence_of
 from defsr.ops.tiles import Tile, make_tiles
-from defsr.rectify.rectifier import LOG, Rectified, Rectifier
+from defsr.rectify.rectifier import LOG, STEPS, Rectified, Rectifier
 from defsr.utils.checks import check_choice
 
 STAGES = ('enhance', 'rectify', 'references', 'match', 'restore')
@@ -270,7 +270,7 @@ class Method(ABC, Generic[Prepared]):
             report('enhance', 1, 1)
         best = anchor = None
         if self.rectifier is not None and any(ref.valid is None for ref in refs):
-            steps = 2 * len(refs)
+            steps = STEPS * len(refs)
             report('rectify', 0, steps)
             anchor = self.anchor(lq, de)
             if views is None:

@@ -11,6 +11,7 @@ from defsr.archs.denoiser_runtime import Precision
 from defsr.archs.lazy_compile import LazyCompile
 from defsr.running.loss_scale import LossScale
 from defsr.utils.checks import check_choice
+from defsr.utils.devices import has_gpu, why_no_gpu
 
 PRECISIONS: tuple[Precision, ...] = ('fp32', 'bf16', 'fp16')
 
@@ -19,18 +20,13 @@ def train_precision(opt: Mapping[str, Any]) -> Precision:
     """``train:precision`` of an option file; ValueError for what is not offered here."""
     train = opt.get('train') or {}
     precision = check_choice('train:precision', train.get('precision', 'fp32'), PRECISIONS)
-    if precision == 'fp16' and not has_gpu(opt):
-        why = 'num_gpu is 0' if opt.get('num_gpu') == 0 else 'this machine has no CUDA device'
+    num_gpu = opt.get('num_gpu')
+    if precision == 'fp16' and not has_gpu(num_gpu):
         raise ValueError(
-            f'train:precision is fp16, which is for GPUs, but {why}. Set bf16, which has the range '
-            'of fp32, or fp32.'
+            f'train:precision is fp16, which is for GPUs, but {why_no_gpu(num_gpu)}. Set bf16, '
+            'which has the range of fp32, or fp32.'
         )
     return precision
-
-
-def has_gpu(opt: Mapping[str, Any]) -> bool:
-    """Whether a training runs on one."""
-    return opt.get('num_gpu') != 0 and torch.cuda.is_available()
 
 
 def loss_scale(opt: Mapping[str, Any], device: torch.device) -> LossScale | None:

@@ -107,16 +107,36 @@ def _on_line(position, length):
 
 
 @compiled
+def _neighbours(y, x, image, shape, start):
+    """Places of the four pixels around a position in the flat map, from ``start`` of each on.
+
+    And whether rows and columns lie in the map, above, below, before, after; and how far the
+    position is down and along.
+    """
+    _, height, width, channels = shape
+    top, bottom, on_top, on_bottom = _on_line(y, height)
+    left, right, on_left, on_right = _on_line(x, width)
+    upper, lower = (image * height + top) * width, (image * height + bottom) * width
+    places = (
+        np.uint64((upper + left) * channels + start),
+        np.uint64((upper + right) * channels + start),
+        np.uint64((lower + left) * channels + start),
+        np.uint64((lower + right) * channels + start),
+    )
+    return places, (on_top, on_bottom, on_left, on_right), y - floor(y), x - floor(x)
+
+
+@compiled
 def _read(
     feat, base, offset, mask, out, first, per_image, first_group
 ):  # fmt: skip
     """Samples of positions from ``first`` on and of groups from ``first_group`` on."""
     num, groups, taps, each = out.shape
-    _, height, width, channels = feat.shape
+    _, height, width, _ = feat.shape
     table, kind = feat.reshape(-1), feat.dtype.type
     for p in range(num):
         at = first + p
-        image = at // per_image * height
+        image = at // per_image
         for g in range(groups):
             group = first_group + g
             for tap in range(taps):
@@ -126,19 +146,14 @@ def _read(
                 if not (-1 <= y < height and -1 <= x < width):
                     found[:] = 0 if y == y and x == x else np.nan  # what is no number stays so
                     continue
-                top, bottom, on_top, on_bottom = _on_line(y, height)
-                left, right, on_left, on_right = _on_line(x, width)
-                down, along = y - floor(y), x - floor(x)
+                places, on_map, down, along = _neighbours(y, x, image, feat.shape, group * each)
+                one, two, three, four = places
+                on_top, on_bottom, on_left, on_right = on_map
                 upper = mask[at, group, tap] * (1 - down) * on_top
                 lower = mask[at, group, tap] * down * on_bottom
                 before, after = (1 - along) * on_left, along * on_right
                 a, b = kind(upper * before), kind(upper * after)
                 c, d = kind(lower * before), kind(lower * after)
-                start = group * each
-                one = np.uint64(((image + top) * width + left) * channels + start)
-                two = np.uint64(((image + top) * width + right) * channels + start)
-                three = np.uint64(((image + bottom) * width + left) * channels + start)
-                four = np.uint64(((image + bottom) * width + right) * channels + start)
                 for i in range(np.uint64(each)):
                     low = a * table[one + i] + b * table[two + i]
                     found[i] = low + c * table[three + i] + d * table[four + i]
@@ -151,11 +166,11 @@ def _spread(
 ):  # fmt: skip
     """From the gradient of such samples those of offset and mask; that of feat is added to."""
     num, groups, taps, each = grad.shape
-    _, height, width, channels = feat.shape
+    _, height, width, _ = feat.shape
     table, total, kind = feat.reshape(-1), grad_feat.reshape(-1), feat.dtype.type
     for p in range(num):
         at = first + p
-        image = at // per_image * height
+        image = at // per_image
         for g in range(groups):
             group = first_group + g
             for tap in range(taps):
@@ -165,14 +180,9 @@ def _spread(
                     grad_offset[at, group, tap] = 0
                     grad_mask[at, group, tap] = 0
                     continue
-                top, bottom, on_top, on_bottom = _on_line(y, height)
-                left, right, on_left, on_right = _on_line(x, width)
-                down, along = y - floor(y), x - floor(x)
-                start = group * each
-                one = np.uint64(((image + top) * width + left) * channels + start)
-                two = np.uint64(((image + top) * width + right) * channels + start)
-                three = np.uint64(((image + bottom) * width + left) * channels + start)
-                four = np.uint64(((image + bottom) * width + right) * channels + start)
+                places, on_map, down, along = _neighbours(y, x, image, feat.shape, group * each)
+                one, two, three, four = places
+                on_top, on_bottom, on_left, on_right = on_map
                 given = grad[p, g, tap]
                 a = b = c = d = kind(0)
                 for i in range(np.uint64(each)):

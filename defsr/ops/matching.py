@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EPS = 1e-12
 TIE = 1e-6
+FORBIDDEN = -1.0  # in place of one over the norm of a key that may not be matched
 # Products of a query tile with one row of keys: six such buffers stay in the caches of a CPU, while
 # a GPU without Triton wants few, large calls.
 CPU_BLOCK_ELEMENTS = 2**18
@@ -127,7 +128,7 @@ def search_on_gpu(
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Index and score (N, h, w) by ``match_patches_fused``, which has the other ``options``."""
-    from defsr.ops.matching_fused import FORBIDDEN, match_patches_fused
+    from defsr.ops.matching_fused import match_patches_fused
 
     dtype = query_norm.dtype
     key_scale = patch_norm(key, patch_size).clamp_min(EPS).reciprocal()
@@ -201,15 +202,25 @@ class KeyStrip:
         width = tie.shape[1] + halo
         used = tie.shape[0] * width - halo
         # Between the rows of a tile lie positions of the halo, which nothing can improve on.
-        best = F.pad(torch.full_like(tie, -math.inf), (0, halo), value=math.inf)
-        running = _RunningBest(best.flatten()[:used], F.pad(tie, (0, halo)).flatten()[:used])
-        for row, score in self._scores(query, rows, columns):
-            running.update(score, row, self.first, self.map_width)
+        best = F.pad(torch.full_like(tie, -math.inf), (0, halo), value=math.inf).flatten()[:used]
+        least = F.pad(tie, (0, halo)).flatten()[:used]
         score, index = (
             F.pad(x, (0, halo)).view(-1, width)[:, : -halo or None]
-            for x in (running.score, running.index)
+            for x in self.search_flat(query, rows, columns, best, least)
         )
         return score, index
+
+    def search_flat(
+        self, query: Tensor, rows: Span, columns: Span, best: Tensor, tie: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As ``search``, of positions one after the other with the halo between rows.
+
+        ``best`` (Q,) is what a score has to beat to begin with.
+        """
+        running = _RunningBest(best, tie)
+        for row, score in self._scores(query, rows, columns):
+            running.update(score, row, self.first, self.map_width)
+        return running.score, running.index
 
     def _scores(self, query: Tensor, rows: Span, columns: Span) -> Iterator[tuple[int, Tensor]]:
         """(key row r, scores of rows r, r+1, ... (rows, key columns, queries)), row by row.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.matching import FORBIDDEN, KeyStrip
 from defsr.ops.products import inner_products
 from defsr.ops.tiles import Reach, Span, even_cuts
 from defsr.utils.compiled import compiled
@@ -16,43 +17,23 @@ from defsr.utils.compiled import compiled
 BLOCK_ELEMENTS = 2**17  # products of a query tile with one row of keys
 KEY_ROWS = 8  # of one matrix product
 BLOCK = 512  # queries whose sums stay in the first cache
-FORBIDDEN = -1.0  # in place of one over the norm of a key that may not be matched
 
 
-class CompiledStrip:
-    """As ``matching.KeyStrip``: some columns of the key map, searched by one tile after another.
+class CompiledStrip(KeyStrip):
+    """A ``KeyStrip`` in other arithmetic; arguments as there."""
 
-    Args:
-        key: (C, h', w').
-        scale: (h', w'), one over the patches' norms.
-        mask: (h', w') bool, or None.
-        columns: first and end of the columns that may be matched.
-        patch_size: side of the patches.
-        dtype: to compute in.
-    """
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.key = self.key.permute(1, 2, 0).contiguous()  # (h', columns and halo, C)
+        scale = self.scale.squeeze(-1)
+        if self.forbidden is not None:
+            scale = scale.masked_fill(self.forbidden, FORBIDDEN)
+        self.factors = scale.contiguous().numpy()
 
-    def __init__(
-        self,
-        key: Tensor,
-        scale: Tensor,
-        mask: Tensor | None,
-        columns: Span,
-        patch_size: int,
-        dtype: torch.dtype,
-    ) -> None:
-        self.patch_size, self.radius = patch_size, patch_size // 2
-        self.first, self.map_width = columns[0], key.shape[-1]
-        reach = Reach.of(columns, self.radius, self.map_width)
-        part = F.pad(key[:, :, reach.inside].to(dtype), (reach.before, reach.after))
-        self.key = part.permute(1, 2, 0).contiguous()  # (h', columns and halo, C)
-        scale = scale if mask is None else torch.where(mask, scale, FORBIDDEN)
-        self.scale = scale[:, slice(*columns)].contiguous().numpy()
-
-    @torch.no_grad()
-    def search(
-        self, query: Tensor, rows: Span, columns: Span, tie: Tensor
+    def search_flat(
+        self, query: Tensor, rows: Span, columns: Span, best: Tensor, tie: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As of ``matching.KeyStrip``: (C, h, w) -> score and index (a, b).
+        """As of ``KeyStrip``.
 
         Products have keys as the outer, queries as the inner index, both flat with their halo: the
         next tap along x is one step on for both, and along y a row on.
@@ -64,23 +45,16 @@ class CompiledStrip:
         part = F.pad(part, (along.before, along.after, down.before, down.after))
         width = part.shape[2]
         queries = part.flatten(1).T.contiguous()
-        used = tie.shape[0] * width - halo
-        # Between the rows of a tile lie positions of the halo, which nothing can improve on.
-        best = F.pad(torch.full_like(tie, -math.inf), (0, halo), value=math.inf).flatten()[:used]
-        least = F.pad(tie, (0, halo)).flatten()[:used]
         index = torch.zeros_like(best, dtype=torch.int32)
         before = queries.new_empty(0, self.key.shape[1], len(queries))
         for top, bottom in even_cuts(len(self.key), KEY_ROWS):
             keys = self.key[top:bottom]
             products = inner_products(keys.flatten(0, 1), queries).view(*keys.shape[:2], -1)
-            arrays = (x.numpy() for x in (before, products, best, index, least))
-            _take_in(*arrays, self.scale, top, width, self.patch_size, self.first, self.map_width)
+            arrays = (x.numpy() for x in (before, products, best, index, tie))
+            _take_in(*arrays, self.factors, top, width, self.patch_size, self.first, self.map_width)
             before = products if bottom - top >= halo else torch.cat((before, products))
             before = before[max(0, len(before) - halo) :]
-        score, place = (
-            F.pad(x, (0, halo)).view(-1, width)[:, : -halo or None] for x in (best, index)
-        )
-        return score, place.long()
+        return best, index.long()
 
 
 @compiled

@@ -10,12 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from defsr.ops.matching import first_reaching
-from defsr.ops.tiles import even_cuts
+from defsr.ops.tiles import Reach, even_cuts
 
 PRODUCTS = 2**27  # held at once: half a GiB in float32
 BLOCK_QUERY, BLOCK_KEY, WARPS = 64, 16, 4  # of one program's step
 PROGRAMS = 1024  # that share a piece: several for each multiprocessor
-FORBIDDEN = -1.0  # in place of one over the norm of a key that may not be matched
 
 
 def match_patches_fused(
@@ -106,8 +105,8 @@ def _search(
 
 def _with_halo(x: Tensor, rows: tuple[int, int], radius: int) -> tuple[Tensor, int]:
     """Some rows of (C, h, w) and those around them that lie in the map; the first of them."""
-    first = max(0, rows[0] - radius)
-    return x[:, first : rows[1] + radius], first
+    inside = Reach.of(rows, radius, x.shape[1]).inside
+    return x[:, inside], inside.start
 
 
 def _best_of(found: list[tuple[Tensor, Tensor]], tie: Tensor) -> tuple[Tensor, Tensor]:

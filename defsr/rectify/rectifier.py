@@ -27,6 +27,7 @@ from defsr.utils.checks import check_block, check_choice, check_keys
 from defsr.utils.surroundings import as_if_alone
 
 LOG = getLogger('basicsr.references')  # what became of each, for people
+STEPS = 2  # of each reference: it is found, and brought into the frame
 MODELS = ('field', 'planes', 'field_and_planes', 'homography')
 FIRST_FLOW = 8.0  # pixels that the optical flow may move the field by, soft against soft
 SHARP_FLOWS = (4.0, 4.0)  # pixels, and how often after that: sharp against sharp
@@ -158,17 +159,17 @@ class Rectifier:
             refs: as they are.
             enhance: an input -> its enhanced image, for references that are softened alike.
             tell: a line for each reference, for people with one photograph.
-            progress: called as (done, total): a reference is two steps, finding it and bringing it
+            progress: called as (done, total): a reference is ``STEPS``, finding it and bringing it
                 into the frame.
         """
         views = []
         for number, ref in enumerate(refs):
             found = self.find(de, ref, enhance)
             if progress:
-                progress(2 * number + 1, 2 * len(refs))
+                progress(STEPS * number + 1, STEPS * len(refs))
             seen = self.rectify(lq, de, ref, found, number)
             if progress:
-                progress(2 * number + 2, 2 * len(refs))
+                progress(STEPS * (number + 1), STEPS * len(refs))
             if tell:
                 LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
             views += seen

@@ -116,9 +116,8 @@ def join(launcher: str, benchmark: Benchmark) -> None:
         ValueError: for a benchmark without ``timed``, and as of ``init_dist``.
         OSError: if the processes do not reach each other.
     """
-    import torch
-
     from defsr.utils import distributed
+    from defsr.utils.devices import has_gpu
 
     if not benchmark.timed:
         raise ValueError(
@@ -126,8 +125,8 @@ def join(launcher: str, benchmark: Benchmark) -> None:
             'there, while the others wait. Set it in the option file, as in '
             f'timed: [{next(iter(benchmark.datasets))}].'
         )
-    use_cuda = benchmark.num_gpu != 0 and torch.cuda.is_available()
     # No gradient is exchanged: numbers go through gloo.
+    use_cuda = has_gpu(benchmark.num_gpu)
     distributed.init_dist(launcher, use_cuda=use_cuda, dist_params={'backend': 'gloo'})
 
 

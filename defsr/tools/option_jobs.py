@@ -23,16 +23,14 @@ def run_option_job(prog: str, description: str | None, load: Callable[[], Job]) 
     """
     args = _parser(prog, description).parse_args()
     check, work = load()
-    import torch
-
     from defsr.enhance.job import GO_ON
     from defsr.utils import distributed
+    from defsr.utils.devices import has_gpu
 
     opt = override_options(load_options(args.opt), args.force_yml)
     if args.launcher != 'none':
         check(opt)
-        use_cuda = torch.cuda.is_available() and opt.get('num_gpu') != 0
-        dist_params = opt.get('dist_params') or {}
+        use_cuda, dist_params = has_gpu(opt.get('num_gpu')), opt.get('dist_params') or {}
         distributed.init_dist(args.launcher, use_cuda=use_cuda, dist_params=dist_params)
     stop = StopRequest()
     stop.listen()

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 
 
-def compiled(loop: Callable[..., None]) -> Callable[..., None]:
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """The loop over NumPy arrays as machine code, without Python's lock while it runs.
 
     Made at its first call, in a second or two, and kept on disk: beside the module, or in numba's
