@@ -12,7 +12,7 @@ imports.install()
 
 __all__ = ['Upscaler', 'upscale']
 
-__version__ = '0.4.0'
+__version__ = '0.5.0'
 
 
 if TYPE_CHECKING:

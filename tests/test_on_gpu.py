@@ -30,6 +30,7 @@ from defsr.diffusion.degradation import Degradation
 from defsr.methods.build import Restorer
 from defsr.ops import deform_conv_at, match_patches
 from defsr.ops.block_matching import match_block_centres
+from defsr.ops.match_coherence import agreed_field
 from defsr.ops.match_refine import refine_positions
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.ops.matching_inside import match_patches_inside
@@ -126,10 +127,20 @@ def test_block_search(rng):
 
 def test_refinement(rng):
     query, key = (torch.rand(2, 16, 40, 48, generator=rng) for _ in 'qk')
-    match_yx = torch.randint(0, 10, (2, 2, 10, 12), generator=rng)
-    moved = refine_positions(query.cuda(), key.cuda(), match_yx.cuda(), 4, 2, 9)
-    expected = refine_positions(query, key, match_yx, 4, 2, 9)
+    corner_yx = torch.randint(0, 40, (2, 2, 10, 12), generator=rng)
+    moved = refine_positions(query.cuda(), key.cuda(), corner_yx.cuda(), 4, 2, 9)
+    expected = refine_positions(query, key, corner_yx, 4, 2, 9)
     assert float((moved.cpu() == expected).float().mean()) > 0.999
+
+
+def test_matches_that_agree(rng):
+    place = 0.9 * torch.rand(2, 2, 30, 34, generator=rng) + torch.arange(34)
+    place[:, :, 10:14] = 30 * torch.rand(2, 2, 4, 34, generator=rng)
+    weight = torch.rand(2, 30, 34, generator=rng)
+    found = agreed_field(place.cuda(), weight.cuda(), 3)
+    expected = agreed_field(place, weight, 3)
+    same = (found.place.cpu() - expected.place).abs() < 1e-3
+    assert float(same.float().mean()) > 0.999
 
 
 @pytest.mark.parametrize('backend', ['torchvision', 'gather'])

@@ -61,18 +61,25 @@ def stacked_features(
     return maps
 
 
-def features_of_tile(net_t: nn.Module, image: Tensor, tile: Tile) -> dict[str, Tensor]:
+def features_of_tile(
+    net_t: nn.Module, image: Tensor, tile: Tile, levels: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Features of a tile and its context as they are in the whole image.
 
     Args:
-        net_t: see ``texture_features``; one without ``reach`` sees the context and no more.
+        net_t: see ``texture_features``; one without ``reach`` sees the context and no more, one
+            with ``some_levels`` is asked for these alone.
         image: (N, 3, H, W), the whole.
         tile: in positions of the coarsest level.
+        levels: which features are wanted; default: all.
     """
     height, width = (side // CELL for side in image.shape[-2:])
     wider = tile.widen(_halo(net_t) or 0, height, width)
-    found = net_t(image[wider.outer(CELL)])
-    return {level: feat[wider.core(LEVEL_FACTORS[level])] for level, feat in found.items()}
+    part = image[wider.outer(CELL)]
+    levels = levels or tuple(LEVEL_FACTORS)
+    some = getattr(net_t, 'some_levels', None)
+    found = some(part, levels) if some else net_t(part)
+    return {level: found[level][wider.core(LEVEL_FACTORS[level])] for level in levels}
 
 
 def stacked_rows(images: Sequence[Tensor]) -> list[tuple[int, int]]:

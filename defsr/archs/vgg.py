@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,10 @@ class VGGTrunk(nn.Module):
         k is the number of pools before the layer; odd sides are rounded down at each. Memory
         format follows the image. ValueError for a side below ``min_size``.
         """
+        return self.some(img, self.layers)
+
+    def some(self, img: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """As ``forward``, of some of its layers, and no further than the last of them."""
         check_image('img', img)
         if min(img.shape[-2:]) < self.min_size:
             height, width = img.shape[-2:]
@@ -117,8 +121,10 @@ class VGGTrunk(nn.Module):
         features = {}
         for name, module in self.named_children():
             x = module(x)
-            if name in self.layers:
+            if name in layers:
                 features[name] = x
+            if len(features) == len(layers):
+                break
         return features
 
 

@@ -59,7 +59,10 @@ class VGGTextureExtractor(VGGTrunk):
 
     def forward(self, img: Tensor) -> dict[str, Tensor]:
         """(N,3,H,W) RGB in [0,1] -> level -> (N, C, f*H/4, f*W/4), f by ``LEVEL_FACTORS``."""
-        found = super().forward(img)
-        return {
-            level: found[layer] for level, layer in zip(LEVEL_FACTORS, self.layers, strict=True)
-        }
+        return self.some_levels(img, tuple(LEVEL_FACTORS))
+
+    def some_levels(self, img: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
+        """As ``forward``, of some levels, and no further than the coarsest of them."""
+        layer_of = dict(zip(LEVEL_FACTORS, self.layers, strict=True))
+        found = self.some(img, [layer_of[level] for level in levels])
+        return {level: found[layer_of[level]] for level in levels}

@@ -31,14 +31,15 @@ from defsr.methods.base import (
     say_nothing,
 )
 from defsr.methods.match_keys import MatchKey, check_patch_size, key_weights, mixed_key
-from defsr.methods.reference_keys import ReferenceKeys
+from defsr.methods.reference_keys import FINEST_LEVEL, ReferenceKeys
 from defsr.ops.match_border import match_patches_carried
 from defsr.ops.match_check import CHECKS, checked_confidence, round_trip_distance
+from defsr.ops.match_coherence import MatchField
 from defsr.ops.matching import match_patches
 from defsr.ops.matching_coarse import match_coarse_to_fine
 from defsr.ops.matching_near import match_patches_near
 from defsr.ops.resize import upsample_bicubic
-from defsr.ops.tiles import Tile
+from defsr.ops.tiles import Tile, make_tiles
 from defsr.utils.checks import check_choice, check_int
 
 Search = Callable[..., tuple[Tensor, Tensor]]
@@ -72,6 +73,10 @@ class Matched(Method[ReferenceKeys]):
             everywhere, as references are that are not in the frame of the input.
         match_refine: matches move by up to so many pixels, to where the finer levels agree best,
             see ``refine_positions``; 0 (the paper): the displacement of the coarsest level.
+        match_coherence: matches follow the motion that most around them share, see
+            ``agreed_field``, and are refined from there; with match_refine from 1 on, and not of
+            references in the frame of the input, which are aligned more finely already.
+            Default: False, as in the paper.
         rectifying: ``rectify``, ``gate``, ``project`` and ``quality`` of ``Method``.
 
     Raises:
@@ -81,7 +86,10 @@ class Matched(Method[ReferenceKeys]):
     net_e: Enhancer
     blocks = ('network_e', 'network_t')
     only_scale = max(LEVEL_FACTORS.values())
-    learned = ('match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_border')
+    learned = (
+        'match_key', 'match_check', 'match_patch_size', 'match_refine', 'match_coherence',
+        'match_border',
+    )  # fmt: skip
     options = (*learned, 'match_search', 'match_reach', *RECTIFY_OPTIONS)
 
     def __init__(
@@ -94,6 +102,7 @@ class Matched(Method[ReferenceKeys]):
         match_check: str = 'none',
         match_patch_size: int = 3,
         match_refine: int = 0,
+        match_coherence: bool = False,
         match_border: str = 'zeros',
         match_reach: int = 0,
         **rectifying: Any,
@@ -113,6 +122,11 @@ class Matched(Method[ReferenceKeys]):
         self.match_check = check_choice('match_check', match_check, CHECKS)
         self.patch_size = check_patch_size(match_patch_size)
         self.refine = check_int('match_refine', match_refine, 0)
+        self.coherence = check_choice('match_coherence', match_coherence, (True, False))
+        if self.coherence and not self.refine:
+            raise ValueError(
+                f'match_coherence is true, but match_refine is {match_refine}. Set it to 1 or more.'
+            )
         self.reach = check_int('match_reach', match_reach, 0)
         if self.reach and (match_border == 'inside' or match_check != 'none'):
             raise ValueError(
@@ -148,7 +162,11 @@ class Matched(Method[ReferenceKeys]):
         check_references(refs, 'A network that reads matches')
         images = [self._cut(ref.image) for ref in refs]
         feat_ref = stacked_features(self.net_t, images)
-        levels = tuple(LEVEL_FACTORS) if self.refine else (MATCH_LEVEL,)
+        in_frame = [ref for ref in refs if ref.valid is not None]
+        levels: Sequence[str] = (MATCH_LEVEL,)
+        if self.refine:
+            coherent = self._coherent(in_frame)
+            levels = (FINEST_LEVEL, MATCH_LEVEL) if coherent else (*LEVEL_FACTORS,)
         found: dict[MatchKey, Any] = {'ref': feat_ref} if 'ref' in self.match_key else {}
         for name in [name for name in self.match_key if name != 'ref']:
             soft = [
@@ -163,7 +181,6 @@ class Matched(Method[ReferenceKeys]):
             for level in levels
         }
         mask = stacked_mask(images, [ref.valid for ref in refs])
-        in_frame = [ref for ref in refs if ref.valid is not None]
         return ReferenceKeys(feat_ref, keys, mask, stacked_rows(images), in_frame)
 
     @torch.no_grad()
@@ -171,7 +188,14 @@ class Matched(Method[ReferenceKeys]):
         """Match I_DE (N,3,4h,4w) against prepared references (Eq. 10-12)."""
         feat_de = texture_features(self.net_t, de)
         matches = self._match(feat_de[MATCH_LEVEL], references)
-        return self._aligned(de, feat_de, matches, references)
+        move = partial(references.moved, feat_de[FINEST_LEVEL], pixels=self.refine)
+        coherent = self._coherent(references.in_frame)
+        field = references.coherent(matches, move) if coherent else None
+        return self._aligned(de, feat_de, matches, references, field)
+
+    def _coherent(self, in_frame: Sequence[Reference]) -> bool:
+        """Whether matches are brought to agree."""
+        return self.coherence and not in_frame
 
     def _match(
         self, query: Tensor, references: ReferenceKeys, progress: Progress | None = None
@@ -194,9 +218,26 @@ class Matched(Method[ReferenceKeys]):
         feat_de: Mapping[str, Tensor],
         matches: tuple[Tensor, Tensor],
         references: ReferenceKeys,
+        field: MatchField | None,
     ) -> Alignment:
-        positions = references.refined(feat_de, matches[0], self.refine)
+        positions = (
+            references.refined(feat_de, matches[0], self.refine)
+            if field is None
+            else {level: field.positions(factor) for level, factor in LEVEL_FACTORS.items()}
+        )
         return Alignment(feat_de, references.feat_ref, *matches, references.key_size, de, positions)
+
+    def _moved_in_pieces(
+        self, de: Tensor, references: ReferenceKeys, tile: int, field: MatchField
+    ) -> Tensor:
+        """As ``ReferenceKeys.moved`` of the whole input, whose features are read piece by piece."""
+        place = torch.empty_like(field.place)
+        height, width = place.shape[-2:]
+        for piece in make_tiles(height, width, tile, overlap=1):
+            finest = features_of_tile(self.net_t, de, piece, [FINEST_LEVEL])[FINEST_LEVEL]
+            found = references.moved(finest, field.cut(piece.outer()), self.refine)
+            place[piece.inner()] = found[piece.core()]
+        return place
 
     def restore(
         self,
@@ -256,13 +297,19 @@ class Matched(Method[ReferenceKeys]):
         index, confidence = self._match(query, prepared, partial(report, 'match'))
         spaces = self._spaces(lq, prepared.in_frame) if reads_spaces(net_g) else None
         del query
+        field = None
+        if self._coherent(prepared.in_frame):
+            move = partial(self._moved_in_pieces, de, prepared, tile)
+            field = prepared.coherent((index, confidence), move)
         if not self.refine:
             del prepared.keys[MATCH_LEVEL]  # one of its own is as large as the query
 
         def restored(piece: Tile) -> Tensor:
             here, large = piece.outer(), piece.outer(self.scale)
             feat_de = features_of_tile(self.net_t, de, piece)
-            aligned = self._aligned(de[large], feat_de, (index[here], confidence[here]), prepared)
+            matches = index[here], confidence[here]
+            cut = field and field.cut(here)
+            aligned = self._aligned(de[large], feat_de, matches, prepared, cut)
             if spaces is not None:
                 aligned.spaces = spaces[here, large]
             return Restoration.of(net_g(lq[here], aligned)).sr

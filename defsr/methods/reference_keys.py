@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,10 +11,15 @@ from torch import Tensor
 from defsr.archs.interface import Reference
 from defsr.archs.levels import LEVEL_FACTORS, MATCH_LEVEL
 from defsr.archs.stacked_features import winner_of
+from defsr.ops.match_coherence import MatchField, agreed_field, mean_place
 from defsr.ops.match_refine import refine_positions
-from defsr.ops.warping import match_positions
+from defsr.ops.warping import flat_positions, match_positions
 
 FINEST = max(LEVEL_FACTORS.values())
+FINEST_LEVEL = max(LEVEL_FACTORS, key=lambda level: LEVEL_FACTORS[level])
+# Of the neighbourhoods that matches are to agree with, in cells: the first bring in what is matched
+# elsewhere, the last follows the scene.
+COHERENT_RADII = (4, 3, 2)
 
 
 class ReferenceKeys(NamedTuple):
@@ -67,10 +72,55 @@ class ReferenceKeys(NamedTuple):
         for level, factor in LEVEL_FACTORS.items():
             radius = pixels * factor // FINEST
             if factor > 1 and radius:
-                cells = match_positions(index, self.key_size)
+                corners = match_positions(index, self.key_size) * factor
                 maps = feat_de[level], self.keys[level]
-                place = refine_positions(*maps, cells, factor, radius, window=2 * factor + 1)
+                place = refine_positions(*maps, corners, factor, radius, window=2 * factor + 1)
             else:
                 place = match_positions(index, self.key_size, factor)
             positions[level] = place
         return positions
+
+    @torch.no_grad()
+    def coherent(
+        self, matches: tuple[Tensor, Tensor], move: Callable[[MatchField], Tensor]
+    ) -> MatchField:
+        """Matches brought to agree with those around them, see ``agreed_field``.
+
+        Far around each at first, then less far, and each time moved at a finer level between.
+
+        Args:
+            matches: index and confidence (N, h, w).
+            move: field -> the places (N, 2, h, w) that it moves to, see ``moved``.
+        """
+        index, confidence = matches
+        weight = confidence.clamp_min(0)
+        field = own = MatchField.of(match_positions(index, self.key_size))
+        for number, radius in enumerate(COHERENT_RADII):
+            place = move(field) if number else own.place
+            field = agreed_field(place, weight, radius)
+            field = field.where(self._shows(field.place, self.winner(index)), own)
+        return field
+
+    def moved(self, finest: Tensor, field: MatchField, pixels: int) -> Tensor:
+        """Where the positions of each cell agree best at the finest level, on average.
+
+        Args:
+            finest: (N, C, 4h, 4w) features of the enhanced input.
+            field: of the same piece of the input.
+            pixels: how far they may move.
+
+        Returns:
+            (N, 2, h, w) places.
+        """
+        maps = finest, self.keys[FINEST_LEVEL]
+        corners = field.corners(FINEST)
+        fine = refine_positions(*maps, corners, FINEST, pixels, window=2 * FINEST + 1)
+        return mean_place(fine, FINEST)
+
+    def _shows(self, place: Tensor, winner: Tensor) -> Tensor:
+        """(N, h, w) bool: whether places (N, 2, h, w) lie in the reference that was matched."""
+        nearest = place.round().long()
+        ends = torch.tensor(self.rows, device=place.device)[winner]  # (N, h, w, 2)
+        flat, shows = flat_positions(nearest, self.key_size)
+        shows &= (nearest[:, 0] >= ends[..., 0]) & (nearest[:, 0] < ends[..., 1])
+        return shows if self.mask is None else shows & self.mask.flatten()[flat]

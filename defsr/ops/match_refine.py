@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from defsr.ops.matching import first_reaching
 from defsr.ops.shifts import by_shift
 from defsr.ops.tiles import even_cuts
-from defsr.ops.warping import finer_positions, flat_positions
+from defsr.ops.warping import cell_positions, flat_positions
 from defsr.utils.checks import check_at_least, check_int
 
 EPS = 1e-12
@@ -23,7 +23,7 @@ CPU_PIECE, GPU_PIECE = 2**18, 2**26
 
 @torch.no_grad()
 def refine_positions(
-    query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: int, window: int
+    query: Tensor, key: Tensor, corner_yx: Tensor, factor: int, radius: int, window: int
 ) -> Tensor:
     """Each position's match, moved by at most ``radius`` in y and x. Not in the paper.
 
@@ -38,7 +38,7 @@ def refine_positions(
     Args:
         query: (N, C, factor*h, factor*w) features.
         key: (N, C, H', W') features of the same level.
-        match_yx: (N, 2, h, w) int64, rows then columns of the match of each cell, in cells.
+        corner_yx: (N, 2, h, w) int64, rows then columns: the match of each cell's first position.
         factor: side of a cell in positions.
         radius: of the search, in positions, >= 0.
         window: side of the window that is averaged over, odd.
@@ -53,18 +53,18 @@ def refine_positions(
     if check_at_least('window', window, 1) % 2 == 0:
         raise ValueError(f'window is {window}, but must be odd.')
     shifts = _shifts(radius)
-    score = _mean_around(_cosines(query, key, match_yx, factor, radius), window)
+    score = _mean_around(_cosines(query, key, corner_yx, factor, radius), window)
     side = 2 * radius + 1
     ranked = score[:, [(y + radius) * side + x + radius for y, x in shifts]]
     first = first_reaching(ranked.movedim(1, 0), ranked.amax(dim=1) - TIE)
     moved = torch.tensor(shifts, device=first.device)[first]  # (N, H, W, 2)
-    return finer_positions(match_yx, factor) + moved.permute(0, 3, 1, 2)
+    return cell_positions(corner_yx, factor) + moved.permute(0, 3, 1, 2)
 
 
-def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: int) -> Tensor:
+def _cosines(query: Tensor, key: Tensor, corner_yx: Tensor, factor: int, radius: int) -> Tensor:
     """(N, (2 radius + 1)^2, H, W), of each position and each shift of its match, row by row."""
     num, channels, height, width = query.shape
-    rows, columns = match_yx.shape[-2:]
+    rows, columns = corner_yx.shape[-2:]
     side, reach = factor + 2 * radius, 2 * radius + 1
     query_cells = query.view(num, channels, rows, factor, columns, factor)
     query_cells = query_cells.permute(0, 2, 4, 3, 5, 1)  # (N, h, w, factor, factor, C)
@@ -78,7 +78,7 @@ def _cosines(query: Tensor, key: Tensor, match_yx: Tensor, factor: int, radius: 
     cuts = even_cuts(rows, max(1, cells // columns)), even_cuts(columns, cells)
     for n, down, along in product(range(num), *cuts):
         here = slice(*down), slice(*along)
-        corner = match_yx[n, :, here[0], here[1]].flatten(1).unsqueeze(-1) * factor
+        corner = corner_yx[n, :, here[0], here[1]].flatten(1).unsqueeze(-1)
         flat, inside = flat_positions(corner.unsqueeze(0) + block_yx, key.shape[-2:])
         flat = flat.flatten() + n * key.shape[-2] * key.shape[-1]
         blocks = pixels.index_select(0, flat).view(-1, side**2, channels)

@@ -35,14 +35,23 @@ def match_positions(index: Tensor, key_size: Sequence[int], factor: int = 1) -> 
 
 def finer_positions(match_yx: Tensor, factor: int) -> Tensor:
     """(N,2,h,w) int64 -> (N,2,factor*h,factor*w), as ``match_positions`` carries them."""
-    if factor == 1:
-        return match_yx
-    fine = match_yx.repeat_interleave(factor, 2).repeat_interleave(factor, 3) * factor
+    return match_yx if factor == 1 else cell_positions(match_yx * factor, factor)
+
+
+def cell_positions(corner_yx: Tensor, factor: int) -> Tensor:
+    """The match of each position of cells that move as a whole.
+
+    Args:
+        corner_yx: (N, 2, h, w) int64, rows then columns: the match of each cell's first position.
+        factor: side of a cell in positions.
+
+    Returns:
+        (N, 2, factor*h, factor*w) int64.
+    """
+    fine = corner_yx.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     height, width = fine.shape[-2:]
-    rows = (torch.arange(height, device=fine.device) % factor).view(1, height, 1)
-    columns = (torch.arange(width, device=fine.device) % factor).view(1, 1, width)
-    fine[:, 0] += rows
-    fine[:, 1] += columns
+    fine[:, 0] += (torch.arange(height, device=fine.device) % factor).view(1, height, 1)
+    fine[:, 1] += (torch.arange(width, device=fine.device) % factor).view(1, 1, width)
     return fine
 
 

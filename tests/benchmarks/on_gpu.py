@@ -111,11 +111,11 @@ def matching(*_: Path) -> list[str]:
              syncs(ways['kernel'])]
         )  # fmt: skip
         del products, ways
-        places = torch.randint(0, grid, (1, 2, grid, grid), generator=generator, device='cuda')
+        corners = 2 * torch.randint(0, grid, (1, 2, grid, grid), generator=generator, device='cuda')
         finer = [torch.rand(1, 128, 2 * grid, 2 * grid, device='cuda') for _ in 'qk']
         near, refine = (
             lambda q=query, k=key: match_patches_near(q, k, 8),
-            lambda f=finer, p=places: refine_positions(*f, p, 2, 2, 5),
+            lambda f=finer, p=corners: refine_positions(*f, p, 2, 2, 5),
         )
         others.append(
             [f'{grid}x{grid}', f'{1000 * seconds(near):.2f}', syncs(near),

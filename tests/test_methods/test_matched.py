@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -14,7 +16,7 @@ from defsr.methods.match_keys import MATCH_KEYS
 from defsr.methods.matched import Matched
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
 from defsr.ops.matching_near import match_patches_near
-from defsr.ops.warping import match_positions
+from defsr.ops.warping import flat_positions, match_positions
 
 
 @pytest.fixture(scope='module')
@@ -177,15 +179,55 @@ def test_refined_matches_reach_the_network(stereo, extractor, transfer):
         {'type': 'DEFNet', 'transfer': {'type': transfer}, 'aggregator': aggregator}
     )
     results = []
-    for pixels in (2, 0):
+    for options in ({'match_refine': 2}, {'match_refine': 2, 'match_coherence': True}, {}):
         enhancer = build_network({'type': 'BicubicEnhancer'})
-        pipeline = Matched(enhancer, extractor, 'ref_enhanced', match_refine=pixels)
+        pipeline = Matched(enhancer, extractor, 'ref_enhanced', **options)
         with torch.no_grad():
             whole = pipeline.super_resolve(net, lq, references(refs)).sr
             tiled = pipeline.super_resolve(net, lq, references(refs), tile=16, overlap=16).sr
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-4)
         results.append(whole)
-    assert (results[0] - results[1]).abs().max() > 1e-3
+    for one, other in combinations(results, 2):
+        assert (one - other).abs().max() > 1e-3
+
+
+def test_coherent_matches_are_right_where_they_were_lost(stereo, extractor):
+    """A soft query of a shifted photograph: more of the matches are right to a pixel."""
+    left, _ = stereo
+    gt, ref = left[..., 100:260, 200:360], left[..., 102:262, 205:365]
+    soft = upsample_bicubic(downsample_bicubic(gt, 4), 4).clamp(0, 1)
+    rows, columns = torch.meshgrid(torch.arange(160), torch.arange(160), indexing='ij')
+    right = {}
+    for coherent in (False, True):
+        pipeline = Matched(build_network({'type': 'BicubicEnhancer'}), extractor, match_refine=2,
+                           match_coherence=coherent)  # fmt: skip
+        place = pipeline.align(soft, prepared(pipeline, [ref])).positions['relu1_1'][0]
+        off = torch.maximum((place[0] - rows + 2).abs(), (place[1] - columns + 5).abs())
+        right[coherent] = float((off <= 1)[24:-24, 24:-24].float().mean())
+    assert right[True] > right[False] + 0.1, right
+
+
+def test_coherent_matches_stay_in_their_reference(stereo, extractor):
+    """Where the motion leads beyond a reference, into another one even, a match stays."""
+    left, right = stereo
+    query = left[..., 100:164, 200:280]
+    refs = [left[..., 110:170, 204:284], right[..., 90:190, 180:240]]
+    pipeline = Matched(build_network({'type': 'BicubicEnhancer'}), extractor, match_refine=2,
+                       match_coherence=True)  # fmt: skip
+    ready = prepared(pipeline, refs)
+    aligned = pipeline.align(query, ready)
+    winner = ready.winner(aligned.index)
+    place = aligned.positions['relu3_1']
+    inside, stays = flat_positions(place, aligned.key_size)
+    assert stays.all() and torch.equal(ready.winner(inside), winner) and len(winner.unique()) == 2
+    assert ready.mask.flatten()[inside].all()
+
+
+def test_coherence_refuses(extractor):
+    with pytest.raises(ValueError, match='match_coherence is true, but match_refine is 0. Set it'):
+        Matched(None, extractor, match_coherence=True)
+    with pytest.raises(ValueError, match='match_coherence is 2, but must be true or false'):
+        Matched(None, extractor, match_refine=2, match_coherence=2)
 
 
 def test_several_references_share_one_index_space(stereo, pipeline):

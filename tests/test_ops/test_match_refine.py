@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from defsr.ops import match_refine
 from defsr.ops.match_refine import refine_positions
-from defsr.ops.warping import finer_positions
+from defsr.ops.warping import cell_positions
 
 
 def grid(height, width):
@@ -89,9 +89,9 @@ def test_cells_are_their_positions_one_by_one(factor, piece, rng, monkeypatch):
     query = torch.rand(2, 6, 4 * factor, 5 * factor, generator=rng, dtype=torch.float64)
     key = torch.rand(2, 6, 7 * factor, 3 * factor, generator=rng, dtype=torch.float64)
     rows, columns = (torch.randint(number, (2, 4, 5), generator=rng) for number in (7, 3))
-    match_yx = torch.stack((rows, columns), dim=1)
-    found = refine_positions(query, key, match_yx, factor, radius=2, window=2 * factor + 1)
-    fine = finer_positions(match_yx, factor)
+    corner_yx = torch.stack((rows, columns), dim=1) * factor + 1  # also between cells of the key
+    found = refine_positions(query, key, corner_yx, factor, radius=2, window=2 * factor + 1)
+    fine = cell_positions(corner_yx, factor)
     assert torch.equal(found, refine_positions(query, key, fine, 1, 2, 2 * factor + 1))
 
 
