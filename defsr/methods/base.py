@@ -78,7 +78,7 @@ class Method(ABC, Generic[Prepared]):
         degradation: Degradation,
         rectify: object = 'none',
         gate: str = 'none',
-        project: str = 'off',
+        project: str | bool = 'off',
         quality: str = 'clean',
     ) -> None:
         self.degradation = degradation

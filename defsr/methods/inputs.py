@@ -31,8 +31,9 @@ class Inputs:
         ValueError: for another value of these.
     """
 
-    def __init__(self, degradation: Degradation, project: str, quality: str) -> None:
+    def __init__(self, degradation: Degradation, project: str | bool, quality: str) -> None:
         self.degradation = degradation
+        project = 'off' if project is False else project  # YAML's `off`
         self.project = check_choice('project', project, PROJECT)
         self.quality = check_choice('quality', quality, QUALITIES)
         self.cleaner: Cleaner | None = None

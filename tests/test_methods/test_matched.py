@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from defsr.archs.interface import Reference
 from defsr.archs.stacked_features import stacked_features
+from defsr.config.files import parse_yaml
 from defsr.methods.match_keys import MATCH_KEYS
 from defsr.methods.matched import Matched
 from defsr.ops import downsample_bicubic, match_patches, upsample_bicubic
@@ -372,3 +373,11 @@ def test_only_network_g_gets_gradients(pipeline, small_net):
     assert all(p.grad is None for p in pipeline.net_t.parameters())
     assert any(p.grad is not None for p in small_net.parameters())
     small_net.zero_grad()
+
+
+def test_off_in_an_option_file_is_off(extractor):
+    """YAML reads it as false."""
+    project = parse_yaml('off', 'x')
+    assert project is False and Matched(None, extractor, project=project).inputs.project == 'off'
+    with pytest.raises(ValueError, match='project is True, but must be one of'):
+        Matched(None, extractor, project=True)
