@@ -93,12 +93,12 @@ class ReferenceKeys(NamedTuple):
             move: field -> the places (N, 2, h, w) that it moves to, see ``moved``.
         """
         index, confidence = matches
-        weight = confidence.clamp_min(0)
+        weight, winner = confidence.clamp_min(0), self.winner(index)
         field = own = MatchField.of(match_positions(index, self.key_size))
         for number, radius in enumerate(COHERENT_RADII):
             place = move(field) if number else own.place
             field = agreed_field(place, weight, radius)
-            field = field.where(self._shows(field.place, self.winner(index)), own)
+            field = field.where(self._shows(field.place, winner), own)
         return field
 
     def moved(self, finest: Tensor, field: MatchField, pixels: int) -> Tensor:
@@ -119,8 +119,6 @@ class ReferenceKeys(NamedTuple):
 
     def _shows(self, place: Tensor, winner: Tensor) -> Tensor:
         """(N, h, w) bool: whether places (N, 2, h, w) lie in the reference that was matched."""
-        nearest = place.round().long()
-        ends = torch.tensor(self.rows, device=place.device)[winner]  # (N, h, w, 2)
-        flat, shows = flat_positions(nearest, self.key_size)
-        shows &= (nearest[:, 0] >= ends[..., 0]) & (nearest[:, 0] < ends[..., 1])
+        flat, shows = flat_positions(place.round().long(), self.key_size)
+        shows = shows & (self.winner(flat) == winner)
         return shows if self.mask is None else shows & self.mask.flatten()[flat]
