@@ -75,27 +75,31 @@ def _environment(option: str, root: str) -> lmdb.Environment:
     if not osp.isfile(data):
         raise FileNotFoundError(f'{option} is {root}, which has no data.mdb. {_REBUILD}')
     try:
-        return _open(osp.realpath(root), os.stat(data).st_ino)
+        return _open(osp.realpath(data), os.stat(data).st_ino)
     except lmdb.Error as error:
-        reason = str(error).removeprefix(f'{osp.realpath(root)}: ')
+        reason = str(error).removeprefix(f'{osp.realpath(data)}: ')
         raise ValueError(
             f'{option} is {root}, whose data.mdb cannot be read ({reason}). {_REBUILD}'
         ) from None
 
 
 @cache
-def _open(path: str, inode: int) -> lmdb.Environment:
-    """One reader per LMDB and process, opened on first use.
+def _open(data: str, inode: int) -> lmdb.Environment:
+    """One reader per ``data.mdb`` and process, opened on first use.
 
     LMDB refuses a second opening in one process, and five validation sets may share one file.
+    It knows an environment by the inodes of its two files. The file is opened by itself, without
+    its folder: the lock file beside it is never held open, so once an old LMDB is deleted its
+    inode may be that of a new one, which would then be refused.
+
     A forked worker goes on with its parent's (read-only, without locks); ``inode`` tells a
     rebuilt file from the old one. LMDB maps the file into memory and never looks at its length:
     reading behind the end of a torn one would kill the process with SIGBUS.
     """
-    size = osp.getsize(osp.join(path, 'data.mdb'))
+    size = osp.getsize(data)
     if size == 0:
         raise lmdb.InvalidError('it is empty')
-    environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
+    environment = lmdb.open(data, subdir=False, readonly=True, lock=False, readahead=False)
     pages = environment.info()['last_pgno'] + 1
     needed = pages * environment.stat()['psize']
     if size < needed:

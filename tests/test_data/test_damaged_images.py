@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,12 @@ def test_read_lmdb_without_its_file(packed):
     (packed / 'data.mdb').unlink()
     with pytest.raises(FileNotFoundError, match=f'{OPTION} is .*has no data.mdb'):
         read_lmdb(OPTION, str(packed), '0')
+
+
+def test_an_lmdb_whose_lock_file_has_the_inode_of_a_deleted_one(packed, tmp_path):
+    """As file systems give inodes again: nobody holds the lock file open."""
+    assert ImageSource(OPTION, packed, 'lmdb').read('0.png').shape == (3, 40, 56)
+    new = shutil.copytree(packed, tmp_path / 'new.lmdb')
+    (new / 'lock.mdb').unlink()
+    (new / 'lock.mdb').hardlink_to(packed / 'lock.mdb')
+    assert ImageSource(OPTION, new, 'lmdb').read('0.png').shape == (3, 40, 56)
