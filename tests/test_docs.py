@@ -11,6 +11,7 @@ from repository import REPOSITORY
 from test_layers import FLOOR_OF
 
 import defsr
+from defsr.benchmark.options import read_benchmark
 from defsr.config.check import check_options
 from defsr.config.files import load_options
 
@@ -108,6 +109,21 @@ def test_its_option_file_is_one(tmp_path, monkeypatch):
     assert opt['datasets']['train']['dataroot_gt'] == 'datasets/pairs/gt'
     assert ' --out datasets/pairs ' in readme and '-opt mine.yml' in readme
     assert f'experiments/{opt["name"]}/models/net_g_latest.pth' in readme
+
+
+def test_a_row_of_your_own_is_one(tmp_path, monkeypatch):
+    """The README's training in the benchmark of docs/benchmark.md, then with data of one's own."""
+    monkeypatch.chdir(tmp_path)
+    readme = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
+    own = (DOCS / 'benchmark.md').read_text(encoding='utf-8').split('## A row of your own')[1]
+    row, data = re.findall(r'^```yaml\n(.*?)^```', own.split('\n## ')[0], re.M | re.S)
+    Path('compare.yml').write_text(row)
+    benchmark = read_benchmark(load_options('compare.yml'))
+    assert benchmark.methods['mine'].weights in readme and not benchmark.published
+    Path('compare.yml').write_text(row + data)
+    with_data = read_benchmark(load_options('compare.yml'))
+    assert {*with_data.datasets} == {*benchmark.datasets, 'mine_val'} and not with_data.groups
+    assert {*with_data.tables} == {*benchmark.tables, 'Mine'}
 
 
 def test_the_page_of_the_code_has_every_folder_in_its_order():

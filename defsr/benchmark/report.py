@@ -49,6 +49,9 @@ class Report:
         self.cells: dict[tuple[str, str], dict[str, Mapping]] = {}
         for row in self.rows:
             self.cells.setdefault((row['method'], row['dataset']), {})[row['image']] = row
+        tried = [*self.cells, *((label, name) for label, name, _ in self.failures)]
+        self.methods = [label for label in benchmark.methods if any(label == m for m, _ in tried)]
+        self.datasets = [name for name in benchmark.datasets if any(name == n for _, n in tried)]
 
     def mean(self, method: str, dataset: str, key: str) -> float | None:
         """Mean over the images of a data set; None unless each of those measured says it."""
@@ -124,6 +127,10 @@ class Report:
             f'and attention in all networks and the matching, without {NOT_COUNTED}.',
             *self.missing_metrics,
         ]
+        left_out = [label for label in self.benchmark.methods if label not in self.methods]
+        left_out += [name for name in self.benchmark.datasets if name not in self.datasets]
+        if left_out:
+            parts.append(f'Left out, since nothing of it is measured: {", ".join(left_out)}.')
         if self.missing_metrics:
             parts.append(f'The {PERCEPTUAL["trunk"].title} stands in.')
         return ' '.join(parts)
@@ -132,12 +139,17 @@ class Report:
         """Scores, differences and published numbers."""
         parts = [self._table(title, names) for title, names in self.tables().items()]
         parts += [self._perceptual(key) for key in PERCEPTUAL if any(key in r for r in self.rows)]
-        parts += map(self._differences, self.benchmark.compare_to)
+        parts += [self._differences(b) for b in self.benchmark.compare_to if b in self.methods]
         return parts + ([self._published()] if self.benchmark.published else [])
 
     def tables(self) -> Mapping[str, Sequence[str]]:
         """Titles and data sets of the tables of scores."""
-        return self.benchmark.tables or {'': tuple(self.benchmark.datasets)}
+        return self._measured(self.benchmark.tables or {'': tuple(self.benchmark.datasets)})
+
+    def _measured(self, columns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Without data sets of which nothing is measured, and what is empty then."""
+        found = {key: [n for n in names if n in self.datasets] for key, names in columns.items()}
+        return {key: names for key, names in found.items() if names}
 
     def failed(self) -> list[str]:
         """A line for each failure of this run."""
@@ -148,14 +160,14 @@ class Report:
 
     def _table(self, title: str, datasets: Sequence[str]) -> Section:
         lines = []
-        for label, method in self.benchmark.methods.items():
+        for label in self.methods:
             cells = [self._score(label, dataset) for dataset in datasets]
             number = self.parameters(label)
             seconds, memory, macs = (
                 self.per_megapixel(label, key) for key in ('seconds', 'memory', 'macs')
             )
             lines.append([
-                label, method.loss, *cells,
+                label, self.benchmark.methods[label].loss, *cells,
                 '-' if number is None else f'{number / 1e6:.2f} M' if number else '0',
                 '-' if seconds is None else f'{seconds:.2g}',
                 '-' if memory is None else f'{memory / 2**30:.2g}',
@@ -169,7 +181,7 @@ class Report:
         """Means of a metric of ``PERCEPTUAL``."""
         names = [name for name in self.benchmark.datasets if self.number(name)]
         lines = []
-        for label in self.benchmark.methods:
+        for label in self.methods:
             cells = [self.mean(label, name, key) for name in names]
             lines.append([label, *('-' if cell is None else f'{cell:.4f}' for cell in cells)])
         return Section(f'{PERCEPTUAL[key].title}, lower is better:', ['method', *names], lines)
@@ -189,9 +201,9 @@ class Report:
 
     def _differences(self, base: str) -> Section:
         each = {name: (name,) for name in self.benchmark.datasets}
-        columns: Mapping[str, Sequence[str]] = self.benchmark.groups or each
+        columns = self._measured(self.benchmark.groups or each)
         lines = []
-        for label in self.benchmark.methods:
+        for label in self.methods:
             if label == base:
                 continue
             cells = [self._difference_cell(label, names, base) for names in columns.values()]

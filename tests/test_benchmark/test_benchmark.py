@@ -371,6 +371,23 @@ def test_tables_of_chosen_data_sets(bench):
     assert '| EDSR | L1 | 30.00 / 0.500 | 20.00 / 0.500 | 3.00 M | 0.5 | - |' in second
 
 
+def test_what_nobody_measured_is_left_out_of_the_tables(bench):
+    """Of a large option file of which ``--methods`` and ``--datasets`` took a part."""
+    bench |= {'tables': {'One': ['whole', 'middle'], 'Two': ['middle']}, 'compare_to': 'EDSR'}
+    bench['groups'] = {'all': ['whole', 'middle'], 'half': ['middle']}
+    row = {'method': 'bicubic', 'dataset': 'whole', 'image': 'a', 'psnr': 20.0, 'ssim': 0.5,
+           'seconds': 1.0, 'megapixels': 2.0, 'parameters': 0}  # fmt: skip
+    text = Report(read_benchmark(bench), [row], {}).markdown()
+    assert '| method | loss | whole (1) | parameters |' in text and 'Two:' not in text
+    assert '| EDSR |' not in text and 'minus that of' not in text
+    left_out = text.split('Left out, since nothing of it is measured: ')[1].split('.')[0]
+    assert 'EDSR' in left_out.split(', ') and 'middle' in left_out.split(', ')
+    text = Report(read_benchmark(bench), [row, row | {'method': 'EDSR'}], {}).markdown()
+    assert '| method | all: whole |' in text and '| bicubic | +0.00 (1 image, no claim) |' in text
+    failed = Report(read_benchmark(bench), [row], {('EDSR', 'middle', 'x'): 'torn'}).markdown()
+    assert '| EDSR | L1 | - | failed | - | - | - | - |' in failed
+
+
 MISTAKES = [
     (
         lambda opt: opt['methods']['DEF'].update({'with': {'rectfy': 'none'}}),
