@@ -10,6 +10,7 @@ Ends with status 2 if anything is wrong.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -110,9 +111,12 @@ def _run() -> None:
             tqdm.write(f'{one.name}: and {len(one.problems) - len(shown)} more (--all).')
         for line in one.notes:
             tqdm.write(visible(f'{one.name}, note: {line}'))
-    wrong = sum(len(one.problems) for one in found)
+    wrong = [one for one in found if one.problems]
     if wrong:
-        raise ValueError(f'{wrong} problems in {sum(bool(x.problems) for x in found)} sets.')
+        number = sum(len(one.problems) for one in wrong)
+        plural, plurals = ('s' * (count > 1) for count in (number, len(wrong)))
+        tell(f'{number} problem{plural} in {len(wrong)} set{plurals}.')
+        sys.exit(2)
 
 
 def main() -> None:

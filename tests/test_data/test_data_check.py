@@ -130,7 +130,7 @@ def test_the_command(folder, monkeypatch, capsys):
         break_off(folder)
         (folder / f'ref/{i}.png').unlink()
     said, status = told(monkeypatch, capsys, '--gt', 'gt', '--ref', 'ref')
-    assert status == 2 and 'error: 4 problems in 1 sets' in said
+    assert status == 2 and '\n4 problems in 1 set.' in said
 
 
 def test_an_option_file_and_a_public_set(folder, monkeypatch, capsys):
