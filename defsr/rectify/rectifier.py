@@ -167,13 +167,13 @@ class Rectifier:
             found = self.find(de, ref, enhance)
             if progress:
                 progress(STEPS * number + 1, STEPS * len(refs))
-            seen = self.rectify(lq, de, ref, found, number)
+            seen = self._views(lq, de, ref, found, number)
             if progress:
                 progress(STEPS * (number + 1), STEPS * len(refs))
             if tell:
                 LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
             views += seen
-        return views
+        return [view for view in views if isinstance(view, Rectified)]
 
     def find(self, de: Tensor, ref: Reference, enhance: Callable[[Tensor], Tensor]) -> Found:
         """Where the enhanced input is seen in a reference: arguments as of a call."""
@@ -187,6 +187,13 @@ class Rectifier:
         self, lq: Tensor, de: Tensor, ref: Reference, found: Found, number: int = 0
     ) -> list[Rectified]:
         """The views of a reference through the geometry that was found, none if it is refused."""
+        views = self._views(lq, de, ref, found, number)
+        return [view for view in views if isinstance(view, Rectified)]
+
+    def _views(
+        self, lq: Tensor, de: Tensor, ref: Reference, found: Found, number: int
+    ) -> list[Rectified | str]:
+        """Also of those that are refused, the reason."""
         confirmed = found.confirmed
         if confirmed is None or not confirmed.suffices or found.mirrored:
             return []
@@ -195,7 +202,7 @@ class Rectifier:
             parts += [(plane, True) for plane in planes_of(confirmed)]
         images = lq.cpu(), de.cpu(), self._cut(ref).cpu()  # the flow is OpenCV's
         views = [self._view(*images, part, is_plane, number) for part, is_plane in parts]
-        return [view.to(lq.device) for view in views if view is not None]
+        return [view if isinstance(view, str) else view.to(lq.device) for view in views]
 
     def _view(
         self,
@@ -205,18 +212,25 @@ class Rectifier:
         confirmed: Confirmed,
         is_plane: bool,
         number: int,
-    ) -> Rectified | None:
+    ) -> Rectified | str:
         size = (de.shape[-2], de.shape[-1])
         if is_plane:
             field = homography_field(confirmed.homography, size)
         else:
             field = moving_least_squares(*confirmed.matches, size, 1.5 * confirmed.spacing)
-        if float(local_scale(field).median()) < FINER:
-            return None
+        fineness = float(local_scale(field).median())
+        if fineness < FINER:
+            scale = self.degradation.scale
+            return (
+                f'it is no finer: {scale * fineness:.1f} of its pixels to one of the input along a '
+                f'line, at least {scale * FINER:.1f} are of use. Give one that is larger or closer.'
+            )
         if self.flow:
             field = flowed(lq, de, image, field, self.degradation)
         one = self._seen(lq, image, field, confirmed, number)
-        return one if one.mean_rho >= LEAST_RHO else None
+        if one.mean_rho < LEAST_RHO:
+            return f'it does not explain the input: rho is {one.mean_rho:.2f}, below {LEAST_RHO}.'
+        return one
 
     def _seen(
         self, lq: Tensor, image: Tensor, field: Tensor, confirmed: Confirmed, number: int
@@ -233,9 +247,10 @@ class Rectifier:
         return self.degradation.cut(ref.image, 'A reference')
 
 
-def _told(views: Sequence[Rectified], found: Found) -> str:
+def _told(seen: Sequence[Rectified | str], found: Found) -> str:
     """What became of a reference, for the log."""
     number = 0 if found.confirmed is None else found.confirmed.number
+    views = [view for view in seen if isinstance(view, Rectified)]
     if views:
         covered = torch.stack([view.valid for view in views]).any(dim=0).float().mean()
         rho = max(view.mean_rho for view in views)
@@ -244,10 +259,8 @@ def _told(views: Sequence[Rectified], found: Found) -> str:
         return 'left out: it is mirrored. Flip it and try again.'
     if found.confirmed is None or not found.confirmed.suffices:
         return f'left out: {number} matches confirmed, too few to know where it lies.'
-    return (
-        f'left out: {number} matches confirmed, but it does not explain the input (rho below '
-        f'{LEAST_RHO}), or shows it no finer.'
-    )
+    reason = seen[0] if seen else 'they lie on no plane.'
+    return f'left out: {number} matches confirmed, but {reason}'
 
 
 def _near(confirmed: Confirmed, size: tuple[int, int], scale: int) -> Tensor:

@@ -149,6 +149,8 @@ def test_strangers_and_odd_references_are_left_out_with_a_line(photo, stereo):
             assert rectified(photo, ref) == [], name
         assert len(lines) == 1 and lines[0].startswith('Reference 1: left out: '), lines
         assert ('it is mirrored' in lines[0]) == (name == 'mirrored')
+        if name == 'no finer':
+            assert 'it is no finer: 1.0 of its pixels to one of the input' in lines[0], lines
 
 
 def test_random_matches_are_not_confirmed(rng):
