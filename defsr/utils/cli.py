@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from defsr.utils.paths import expanded
 
+SPINS = 1000  # of a thread that waits; GNU's OpenMP has 300,000
 SMALL_LIMIT = 8 * 2**30  # of address space: PyTorch for CUDA takes 3.3 GB before it does anything
 MISTAKES = (ValueError, OSError, pickle.UnpicklingError, FloatingPointError)
 _UNSEEN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
@@ -113,7 +114,18 @@ def run_cli(main: Callable[[], None]) -> None:
 def _begin(main: Callable[[], None]) -> None:
     sys.argv[1:] = map(_expanded, sys.argv[1:])
     _check_memory_limit()
+    _wait_briefly()
     main()
+
+
+def _wait_briefly() -> None:
+    """PyTorch's threads spin for microseconds between two operations, not for milliseconds.
+
+    A thread that spins takes a core from other programs, and from the other threads as soon as one
+    of the cores is not free: docs/speed.md. GNU's OpenMP reads this once, when PyTorch is loaded.
+    """
+    if 'OMP_WAIT_POLICY' not in os.environ:
+        os.environ.setdefault('GOMP_SPINCOUNT', str(SPINS))
 
 
 def _open_streams() -> None:

@@ -226,3 +226,19 @@ def test_too_little_address_space_is_one_line(module, tmp_path):
     done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert done.stderr.startswith('error: 0.3 GB of address space (ulimit -v) are too little')
+
+
+@pytest.mark.parametrize(
+    ('given', 'spins'),
+    [({}, '1000'), ({'GOMP_SPINCOUNT': '5'}, '5'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, None)],
+)
+def test_threads_wait_briefly_unless_told_otherwise(given, spins, monkeypatch):
+    """Set before PyTorch is loaded, which test_imports.py sees to, or it is not heard."""
+    for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
+        monkeypatch.setenv(name, 'taken away again at the end')
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = []
+    run_cli(lambda: found.append(os.environ.get('GOMP_SPINCOUNT')))
+    assert found == [spins]
