@@ -45,7 +45,8 @@ class HtmlReport:
     def __init__(self, report: Report, folder: Path) -> None:
         self.report, self.benchmark, self.folder = report, report.benchmark, folder
         self.options = report.benchmark.report
-        self.methods = list(self.options['show'] or self.benchmark.methods)
+        shown = self.options['show'] or report.methods
+        self.methods = [label for label in shown if label in report.methods]
         self.saved = SavedImages(self.benchmark, folder, report.rows)
         label = self.options['maps']
         self.maker = MapMaker(self.benchmark, folder, label) if label else None

@@ -200,7 +200,7 @@ def _candidate(label: str, block: Any) -> Candidate:
             raise ValueError(f'{where}:options is {file}. {error}') from None
         if block.get('with'):
             method, more = method_class(opt), check_block(f'{where}:with', block['with'])
-            known = {*opt, *method.keys_of({**opt, **more})}
+            known = {*opt, *method.keys_of({**opt, **more}), 'check_trained'}
             check_keys(f'{where}:with', more, known)
             opt = merge_options(opt, more)
             check_networks(opt)

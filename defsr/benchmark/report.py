@@ -127,10 +127,13 @@ class Report:
             f'and attention in all networks and the matching, without {NOT_COUNTED}.',
             *self.missing_metrics,
         ]
-        left_out = [label for label in self.benchmark.methods if label not in self.methods]
-        left_out += [name for name in self.benchmark.datasets if name not in self.datasets]
-        if left_out:
-            parts.append(f'Left out, since nothing of it is measured: {", ".join(left_out)}.')
+        all_of = len(self.benchmark.methods), len(self.benchmark.datasets)
+        if all_of != (len(self.methods), len(self.datasets)):
+            parts.append(
+                f'Of the {all_of[0]} methods and {all_of[1]} data sets of the option file those '
+                f'stand here of which something is measured: {len(self.methods)} and '
+                f'{len(self.datasets)}.'
+            )
         if self.missing_metrics:
             parts.append(f'The {PERCEPTUAL["trunk"].title} stands in.')
         return ' '.join(parts)

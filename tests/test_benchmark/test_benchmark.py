@@ -380,8 +380,9 @@ def test_what_nobody_measured_is_left_out_of_the_tables(bench):
     text = Report(read_benchmark(bench), [row], {}).markdown()
     assert '| method | loss | whole (1) | parameters |' in text and 'Two:' not in text
     assert '| EDSR |' not in text and 'minus that of' not in text
-    left_out = text.split('Left out, since nothing of it is measured: ')[1].split('.')[0]
-    assert 'EDSR' in left_out.split(', ') and 'middle' in left_out.split(', ')
+    assert (
+        f'Of the {len(bench["methods"])} methods and ' in text and 'is measured: 1 and 1.' in text
+    )
     text = Report(read_benchmark(bench), [row, row | {'method': 'EDSR'}], {}).markdown()
     assert '| method | all: whole |' in text and '| bicubic | +0.00 (1 image, no claim) |' in text
     failed = Report(read_benchmark(bench), [row], {('EDSR', 'middle', 'x'): 'torn'}).markdown()
@@ -448,6 +449,15 @@ def test_a_row_may_change_its_option_file(bench):
     measure_all(bench, methods=['DEF', 'off', 'exact'])
     found = {row['method']: row['psnr'] for row in rows()}
     assert found['DEF'] == found['off'] != found['exact']
+
+
+def test_a_row_may_have_options_other_than_it_was_trained_with():
+    """If it says so, where the refusal of its weights says that it can be said."""
+    row = {'options': 'options/small/table2_DEF_x4.yml', 'weights': 'small_table2_DEF.pth'}
+    row['with'] = {'check_trained': False, 'match_key': 'ref_down_up'}
+    data = {'type': 'RefTripletDataset', 'dataroot_gt': 'gt', 'dataroot_ref': 'ref'}
+    opt = {'name': 'b', 'scale': 4, 'num_gpu': 0, 'datasets': {'x': data}, 'methods': {'m': row}}
+    assert read_benchmark(opt).methods['m'].opt['check_trained'] is False
 
 
 def test_the_small_benchmark_is_understood():
