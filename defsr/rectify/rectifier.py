@@ -167,13 +167,13 @@ class Rectifier:
             found = self.find(de, ref, enhance)
             if progress:
                 progress(STEPS * number + 1, STEPS * len(refs))
-            seen = self._views(lq, de, ref, found, number)
+            seen, reasons = self._views(lq, de, ref, found, number)
             if progress:
                 progress(STEPS * (number + 1), STEPS * len(refs))
             if tell:
-                LOG.info(f'Reference {number + 1}: {_told(seen, found)}')
+                LOG.info(f'Reference {number + 1}: {_told(seen, reasons, found)}')
             views += seen
-        return [view for view in views if isinstance(view, Rectified)]
+        return views
 
     def find(self, de: Tensor, ref: Reference, enhance: Callable[[Tensor], Tensor]) -> Found:
         """Where the enhanced input is seen in a reference: arguments as of a call."""
@@ -187,22 +187,22 @@ class Rectifier:
         self, lq: Tensor, de: Tensor, ref: Reference, found: Found, number: int = 0
     ) -> list[Rectified]:
         """The views of a reference through the geometry that was found, none if it is refused."""
-        views = self._views(lq, de, ref, found, number)
-        return [view for view in views if isinstance(view, Rectified)]
+        return self._views(lq, de, ref, found, number)[0]
 
     def _views(
         self, lq: Tensor, de: Tensor, ref: Reference, found: Found, number: int
-    ) -> list[Rectified | str]:
-        """Also of those that are refused, the reason."""
+    ) -> tuple[list[Rectified], list[str]]:
+        """And the reasons of those that are refused."""
         confirmed = found.confirmed
         if confirmed is None or not confirmed.suffices or found.mirrored:
-            return []
+            return [], []
         parts = [(confirmed, self.model == 'homography')] if self.model != 'planes' else []
         if 'planes' in self.model:
             parts += [(plane, True) for plane in planes_of(confirmed)]
         images = lq.cpu(), de.cpu(), self._cut(ref).cpu()  # the flow is OpenCV's
-        views = [self._view(*images, part, is_plane, number) for part, is_plane in parts]
-        return [view if isinstance(view, str) else view.to(lq.device) for view in views]
+        found_or_not = [self._view(*images, part, is_plane, number) for part, is_plane in parts]
+        views = [view.to(lq.device) for view in found_or_not if isinstance(view, Rectified)]
+        return views, [reason for reason in found_or_not if isinstance(reason, str)]
 
     def _view(
         self,
@@ -247,10 +247,9 @@ class Rectifier:
         return self.degradation.cut(ref.image, 'A reference')
 
 
-def _told(seen: Sequence[Rectified | str], found: Found) -> str:
+def _told(views: Sequence[Rectified], reasons: Sequence[str], found: Found) -> str:
     """What became of a reference, for the log."""
     number = 0 if found.confirmed is None else found.confirmed.number
-    views = [view for view in seen if isinstance(view, Rectified)]
     if views:
         covered = torch.stack([view.valid for view in views]).any(dim=0).float().mean()
         rho = max(view.mean_rho for view in views)
@@ -259,7 +258,7 @@ def _told(seen: Sequence[Rectified | str], found: Found) -> str:
         return 'left out: it is mirrored. Flip it and try again.'
     if found.confirmed is None or not found.confirmed.suffices:
         return f'left out: {number} matches confirmed, too few to know where it lies.'
-    reason = seen[0] if seen else 'they lie on no plane.'
+    reason = reasons[0] if reasons else 'they lie on no plane.'
     return f'left out: {number} matches confirmed, but {reason}'
 
 
