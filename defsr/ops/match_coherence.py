@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from defsr.ops.dense_warp import positions
 from defsr.ops.float32 import in_float32
 from defsr.ops.tiles import Index, Span, even_cuts
 from defsr.utils.checks import check_at_least
@@ -103,19 +104,13 @@ def agreed_field(place: Tensor, weight: Tensor, radius: int) -> MatchField:
         ValueError: for a radius below 1.
     """
     check_at_least('radius', radius, 1)
-    own = _own_cells(place)
+    own = positions(*place.shape[-2:]).to(place.device)
     shift = place.to(torch.promote_types(place.dtype, torch.float32)) - own
     guess = _most_voted(shift, weight, radius)
     pieces = [_fitted(shift, weight, guess, radius, rows) for rows in _bands(place, radius)]
     fitted, slope, number = (torch.cat(parts, dim=-2) for parts in zip(*pieces, strict=True))
     agreed = number >= LEAST * (2 * radius + 1) ** 2
     return MatchField(fitted + own, slope).where(agreed, MatchField.of(place))
-
-
-def _own_cells(x: Tensor) -> Tensor:
-    """(2, h, w), each cell's own row and column."""
-    lines = [torch.arange(length, device=x.device) for length in x.shape[-2:]]
-    return torch.stack(torch.meshgrid(*lines, indexing='ij'))
 
 
 def _bands(x: Tensor, radius: int) -> list[Span]:
